@@ -1,0 +1,53 @@
+"""Factorized neural layers: low-rank and over-parameterized weights, spectral initialization, Frobenius decay.
+
+    model = factorized.factorize(model, rank_scale=0.1, exclude=["conv1", "fc"])
+    decay = factorized.FrobeniusDecay(model, coefficient=1e-4)
+    optimizer = torch.optim.SGD(factorized.parameter_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)
+    decay.attach(optimizer)
+    ...  # train as ever
+    factorized.merge(model)  # plain layers again, same outputs
+
+After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Factorized Neural Layers", ICLR 2021.
+"""
+
+from .compress import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
+from .conv import FactorizedConv2d
+from .decay import FrobeniusDecay, frobgrad, parameter_groups
+from .layer import FactorizedLayer
+from .linear import FactorizedLinear
+from .metrics import (
+    frobenius_norm,
+    frobenius_norms,
+    layer_metrics,
+    non_orthogonality,
+    nuclear_norm,
+    nuclear_norm_bound,
+)
+from .modules import factorized_modules
+from .report import report
+from .spectral import batch_spectral_init, spectral_init
+
+__all__ = [
+    "FactorizedConv2d",
+    "FactorizedLayer",
+    "FactorizedLinear",
+    "FrobeniusDecay",
+    "RankScale",
+    "batch_spectral_init",
+    "factorize",
+    "factorized_modules",
+    "find_rank_scale",
+    "frobenius_norm",
+    "frobenius_norms",
+    "frobgrad",
+    "layer_metrics",
+    "matrix_of",
+    "merge",
+    "non_orthogonality",
+    "nuclear_norm",
+    "nuclear_norm_bound",
+    "parameter_count",
+    "parameter_groups",
+    "report",
+    "spectral_init",
+]

@@ -1,0 +1,167 @@
+"""The factorized 2-D convolution.
+
+The kernel `K` of shape (out, in/groups, kh, kw) is seen as a matrix with a row for every (output channel, vertical
+position) and a column for every (input channel, horizontal position):
+
+    K[o, c, i, j] = W[o * kh + i, c * kw + j],     W = U VT  of shape (out * kh, in/groups * kw)
+
+so that a product of factors is also a pair of convolutions, 1 x kw with `VT` into `rank` channels and kh x 1 with `U`:
+
+    x --- VT (horizontal, stride sw) ---> rank channels --- U (vertical, stride sh) ---> y
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cost import compose_cost
+from .layer import FactorizedLayer, scaled_rank
+
+
+class FactorizedConv2d(FactorizedLayer):
+    """A 2-D convolution whose kernel is a product of factors (Khodak et al. 2021, section 2).
+
+    Parameters: `rank * (out * kh + in/groups * kw)`, plus `rank^2` if square, plus the bias. A grouped convolution
+    always takes the composed path, because its horizontal half would mix the groups. The factors
+    start Kaiming normal; `from_dense` can start them from a layer's weight.
+
+    Raises:
+        ValueError: for the two-step path with groups, or padding "same" that is not symmetric.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        rank: int,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        square: bool = False,
+        path: str = "auto",
+        memory_format: torch.memory_format = torch.contiguous_format,
+        device=None,
+        dtype=None,
+    ):
+        if groups > 1 and path == "two_step":
+            raise ValueError("a grouped convolution has no two-step path")
+        kh, kw = _pair(kernel_size)
+        super().__init__(
+            out_channels * kh, in_channels // groups * kw, rank, bias=out_channels if bias else 0, square=square,
+            path="composed" if groups > 1 else path, device=device, dtype=dtype,
+        )  # fmt: skip
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = (kh, kw)
+        self.stride = _pair(stride)
+        self.dilation = _pair(dilation)
+        self.padding = _numeric_padding(padding, self.kernel_size, self.dilation)
+        self.groups = groups
+        self.memory_format = memory_format
+
+    @classmethod
+    def obstacle(cls, layer: nn.Conv2d) -> str | None:
+        """Return why `layer` cannot be factorized, or None."""
+        if not isinstance(layer, nn.Conv2d):
+            return "it is not a torch.nn.Conv2d"
+        if layer.padding_mode != "zeros":
+            return f"padding mode {layer.padding_mode!r}; only 'zeros' is supported"
+        try:
+            _numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    @staticmethod
+    def matrix_of(layer: nn.Conv2d) -> Tensor:
+        """Return the kernel of a dense convolution as the matrix of the module docstring, (out * kh, in/groups * kw)."""
+        out, within, kh, kw = layer.weight.shape
+        return layer.weight.transpose(1, 2).reshape(out * kh, within * kw)
+
+    @staticmethod
+    def matrix_shape(layer: nn.Conv2d) -> tuple[int, int]:
+        """Return the shape of `matrix_of(layer)`."""
+        kh, kw = layer.kernel_size
+        return layer.out_channels * kh, layer.in_channels // layer.groups * kw
+
+    @staticmethod
+    def rank_of(layer: nn.Conv2d, rank_scale: float) -> int:
+        """Return `round(rank_scale * out * kh)`, at least 1: scaled by rows, not by the smaller side, and not capped."""
+        return scaled_rank(rank_scale, layer.out_channels * layer.kernel_size[0])
+
+    @classmethod
+    def _like(cls, layer: nn.Conv2d, **options) -> "FactorizedConv2d":
+        last = layer.weight.dim() == 4 and not layer.weight.is_contiguous()
+        last = last and layer.weight.is_contiguous(memory_format=torch.channels_last)
+        return nn.utils.skip_init(
+            cls, layer.in_channels, layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding,
+            dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None,
+            memory_format=torch.channels_last if last else torch.contiguous_format, **options,
+        )  # fmt: skip
+
+    def weight(self) -> Tensor:
+        """Return the dense kernel, shape (out_channels, in_channels/groups, kh, kw)."""
+        kh, kw = self.kernel_size
+        return self.product().view(self.out_channels, kh, -1, kw).transpose(1, 2)
+
+    def to_dense(self) -> nn.Conv2d:
+        """Return a plain convolution that computes the same function."""
+        dense = nn.utils.skip_init(
+            nn.Conv2d, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            self.groups, self.bias is not None, device=self.U.device, dtype=self.U.dtype,
+        )  # fmt: skip
+        return self._fill_dense(dense).to(memory_format=self.memory_format)
+
+    def costs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Return the arguments of `cost.cheaper_path` for an input of shape (batch, in_channels, height, width)."""
+        batch = shape[0] if len(shape) == 4 else 1
+        height, width = shape[-2:]
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
+        new_height = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1
+        new_width = (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+        rows, columns = self.U.shape[0], self.VT.shape[1]
+        between = batch * height * new_width
+        after = batch * new_height * new_width
+        return {
+            "compose": compose_cost(rows, columns, self.rank, self.M is not None),
+            "dense": after * rows * columns,  # columns already count one group's channels times kw; rows hold kh
+            "steps": self.rank * (between * columns + after * rows),
+            "intermediate": self.rank * between,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in_channels, height, width) to (batch, out_channels, new height, new width)."""
+        if self._choose(x.shape) == "composed":
+            kernel = self._composed_weight()
+            return F.conv2d(x, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
+        horizontal = self.right().view(self.rank, self.in_channels, 1, kw)
+        vertical = self.U.view(self.out_channels, kh, self.rank).transpose(1, 2).unsqueeze(3)
+        x = F.conv2d(x, horizontal, None, (1, sw), (0, pw), (1, dw))
+        return F.conv2d(x, vertical, self.bias, (sh, 1), (ph, 0), (dh, 1))
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, {super().extra_repr()}"
+        )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _numeric_padding(padding, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """Return the padding as two numbers: "valid" is 0, "same" is half the kernel's reach where that is whole."""
+    if not isinstance(padding, str):
+        return _pair(padding)
+    if padding == "valid":
+        return (0, 0)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel_size)]
+    if padding != "same" or any(total % 2 for total in reach):
+        raise ValueError(f"padding {padding!r} with kernel {kernel_size} and dilation {dilation} is not symmetric")
+    return (reach[0] // 2, reach[1] // 2)

@@ -1,0 +1,173 @@
+"""Frobenius decay: decay of the product of the factors instead of the factors (Khodak et al. 2021, section 3.2).
+
+The penalty of a layer is `coefficient / 2 * |W|_F^2` with `W = U VT` or `U M VT`. Its gradient is added to `.grad`
+before the optimizer's step, so it passes through momentum exactly as L2 weight decay in SGD does.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from .modules import factorized_modules, group_by_shape, stack_factors, unwrap
+
+
+def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of `|product of factors|_F^2 / 2` with respect to each of one, two or three factors.
+
+    Through the small Gram matrices, in `O(rank^2 (m + n))`:
+
+        W              W
+        U, VT          U (VT VT^T)                 (U^T U) VT
+        U, M, VT       U (M VT)(M VT)^T            (U^T U) M (VT VT^T)            (U M)^T (U M) VT
+
+    Args:
+        factors: matrices in product order, shapes (..., m, r), [(..., r, r),] (..., r, n). Leading dimensions are a
+            batch of independent products.
+
+    Raises:
+        ValueError: for any other number of factors.
+    """
+    if len(factors) == 1:
+        return [factors[0]]
+    if len(factors) == 2:
+        U, VT = factors
+        return [U @ (VT @ VT.mT), (U.mT @ U) @ VT]
+    if len(factors) == 3:
+        U, M, VT = factors
+        left, right = U.mT @ U, VT @ VT.mT
+        left_M, M_right = left @ M, M @ right
+        return [U @ (M_right @ M.mT), left @ M_right, (M.mT @ left_M) @ VT]
+    raise ValueError(f"Frobenius decay is defined for one to three factors, not {len(factors)}")
+
+
+class FrobeniusDecay:
+    """Adds `coefficient` times the gradient of `|W|_F^2 / 2` to the gradients of the factors of every layer.
+
+    Either attach it to the optimizer, or call `add_gradients` between the backward pass and the step (after unscaling,
+    before clipping). Factors that do not require gradients get none; a factor without a gradient yet gets the decay as
+    its gradient. Layers of equal shape are handled in one batched operation, in at least single precision.
+
+    Args:
+        model: holds the factorized layers. Layers added later are not seen.
+        coefficient: the `lam` of L2 decay's `lam * p`; 0 does nothing.
+        include, exclude: patterns of module names (`factorized.modules`); a pattern that matches no factorized layer
+            is an error.
+        in_backward: let layers on the composed path add `coefficient * W` to the gradient of their weight `W` in the
+            backward pass, which is nearly free, instead of the batched operation. Right for exactly one backward pass of
+            one forward pass per step and an unscaled loss; not with gradient accumulation or a gradient scaler.
+        worker, workers: process only every `workers`-th layer, beginning with number `worker`. The sum of the
+            gradients over all workers is then that of the whole.
+
+    Raises:
+        ValueError: for a negative or non-finite coefficient, a worker out of range, or a pattern that matches nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        coefficient: float,
+        *,
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        in_backward: bool = False,
+        worker: int = 0,
+        workers: int = 1,
+    ):
+        if not 0 <= coefficient < float("inf"):
+            raise ValueError(f"coefficient must be a non-negative number, not {coefficient}")
+        if not 0 <= worker < workers:
+            raise ValueError(f"worker must be one of 0 to {workers - 1}, not {worker}")
+        self.coefficient = coefficient
+        modules = factorized_modules(model, include, exclude)
+        self.modules = {name: modules[name] for name in list(modules)[worker::workers]}
+        layers = list(self.modules.values())
+        self._groups = [[layers[position] for position in group] for group in group_by_shape(layers)]
+        for layer in layers:
+            layer.kernel_decay = coefficient if in_backward else 0.0
+
+    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+        """Add the gradients before every `optimizer.step()`; return a handle whose `remove()` ends that.
+
+        Works with a gradient scaler, which unscales before it steps. To clip gradients with the decay in them, call
+        `add_gradients` before clipping instead.
+
+        Raises:
+            ValueError: if the optimizer also applies L2 weight decay to one of the factors (see `parameter_groups`).
+        """
+        decay_of = {p: group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
+        twice = [n for n, m in self.modules.items() if self.coefficient and any(decay_of.get(f, 0) for f in m.factors())]
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice[:3])} would get both Frobenius and L2 weight decay; build the optimizer with "
+                "factorized.parameter_groups(model, weight_decay, frobenius=True)"
+            )
+
+        def before_step(optimizer: Optimizer, args, kwargs) -> None:
+            # A fused optimizer unscales inside its step; until then gradients are multiplied by grad_scale.
+            scale = getattr(optimizer, "grad_scale", None)
+            self.add_gradients(1.0 if scale is None else scale.item())
+
+        return optimizer.register_step_pre_hook(before_step)
+
+    @torch.no_grad()
+    def add_gradients(self, scale: float = 1.0) -> None:
+        """Add `scale * coefficient` times the gradient of `|W|_F^2 / 2` to `.grad` of every factor."""
+        if self.coefficient == 0:
+            return
+        parameters, updates = [], []
+        for group in self._groups:
+            layers = [layer for layer in group if not getattr(layer, "decayed_in_backward", False)]
+            if not layers:
+                continue
+            for position, gradients in enumerate(frobgrad(stack_factors(layers))):
+                parameters += [layer.factors()[position] for layer in layers]
+                updates += gradients.unbind()
+        pairs = [(p, u.to(p.dtype)) for p, u in zip(parameters, updates) if p.requires_grad]
+        present = [(p.grad, u) for p, u in pairs if p.grad is not None]
+        if present:
+            torch._foreach_add_(*map(list, zip(*present)), alpha=scale * self.coefficient)
+        for parameter, update in pairs:
+            if parameter.grad is None:
+                parameter.grad = update * (scale * self.coefficient)
+
+    @torch.no_grad()
+    def penalty(self) -> Tensor:
+        """Return `coefficient / 2 * sum of |W|_F^2` over the layers, a 0-dim tensor, for logging."""
+        total = torch.zeros(())
+        for group in self._groups:
+            *left, right = stack_factors(group)
+            for factor in reversed(left):
+                right = factor @ right
+            total = total.to(right) + right.square().sum()
+        return self.coefficient / 2 * total
+
+    def __repr__(self) -> str:
+        return f"FrobeniusDecay(coefficient={self.coefficient}, layers={len(self.modules)})"
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    frobenius: bool = True,
+    *,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+) -> list[dict]:
+    """Return the optimizer's two parameter groups: with L2 `weight_decay`, and (for `frobenius`) the factors, with none.
+
+    The second group is empty if `frobenius` is off or the model has no factorized layer. Parameters that do not require
+    gradients are left out. `include` and `exclude` restrict which layers get Frobenius decay, as in `FrobeniusDecay`.
+
+    Raises:
+        ValueError: for a pattern that matches no factorized layer.
+    """
+    layers = factorized_modules(model, include, exclude).values() if frobenius else ()
+    free = {factor for layer in layers for factor in layer.factors()}
+    parameters = [p for p in unwrap(model).parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p not in free], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p in free], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,249 @@
+"""What factorized linear and convolution layers share: their factors, initialization, and choice of execution path."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from . import cost
+from .spectral import spectral_init
+
+Fill = Callable[[Tensor], object]
+
+
+def _kaiming(factor: Tensor) -> None:
+    nn.init.kaiming_normal_(factor)
+
+
+_FILLS: Mapping[str, Fill] = {"kaiming": _kaiming}
+INITS = ("spectral", *_FILLS)
+
+
+class FactorizedLayer(nn.Module):
+    """A layer whose weight, seen as an `(m, n)` matrix, is the product `U VT` or `U M VT` (the "square" form).
+
+    Subclasses say how their dense layer's weight is seen as a matrix (`matrix_of`, `weight`), how a rank scale becomes
+    a rank (`rank_of`), what the layer computes (`forward`, `costs`) and how to build both kinds of layer without spending
+    random numbers (`_like`, `to_dense`).
+
+    Attributes:
+        U: parameter of shape (m, rank).
+        M: parameter of shape (rank, rank), or None in the two-factor form.
+        VT: parameter of shape (rank, n).
+        path: `auto`, `composed` or `two_step`; see `factorized.cost`. It changes speed and memory, never the function.
+        kernel_decay: coefficient of Frobenius decay added to the gradient of the composed weight; 0 for none.
+            Set by `FrobeniusDecay(in_backward=True)`.
+    """
+
+    def __init__(self, m: int, n: int, rank: int, *, bias: int, square: bool, path: str, device=None, dtype=None):
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, not {rank}")
+        if path not in cost.PATHS:
+            raise ValueError(f"path must be one of {', '.join(cost.PATHS)}, not {path!r}")
+        options = {"device": device, "dtype": dtype}
+        self.U = nn.Parameter(torch.empty(m, rank, **options))
+        self.VT = nn.Parameter(torch.empty(rank, n, **options))
+        self.M = nn.Parameter(torch.empty(rank, rank, **options)) if square else None
+        self.bias = nn.Parameter(torch.empty(bias, **options)) if bias else None
+        self.path = path
+        self.kernel_decay = 0.0
+        self._last_path: str | None = None
+        self._last_shape: tuple[int, ...] | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start `U` and `VT` Kaiming normal (fan-in), `M` at the identity and the bias at zero."""
+        _kaiming(self.U)
+        _kaiming(self.VT)
+        if self.M is not None:
+            nn.init.eye_(self.M)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    # -- the protocol ------------------------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """Number of columns of `U`; may exceed the rank the product can have."""
+        return self.U.shape[1]
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """Return the factors in product order: `(U, VT)` or `(U, M, VT)`."""
+        return (self.U, self.VT) if self.M is None else (self.U, self.M, self.VT)
+
+    def right(self) -> Tensor:
+        """Return everything right of `U`, shape (rank, n): `VT` or `M VT`."""
+        return self.VT if self.M is None else self.M @ self.VT
+
+    def product(self) -> Tensor:
+        """Return the product of the factors, shape (m, n), in the factors' own precision even under autocast."""
+        device = self.U.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self.U @ self.right()
+        return self.U @ self.right()
+
+    # -- construction ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dense(
+        cls,
+        layer: nn.Module,
+        rank_scale: float = 1.0,
+        *,
+        rank: int | None = None,
+        init: str | Fill | None = "spectral",
+        square: bool = False,
+        square_init: Fill | None = None,
+        path: str = "auto",
+    ):
+        """Return a factorized layer in place of `layer`, which is left as it is.
+
+        Args:
+            layer: the dense layer. Its hyper-parameters, bias (copied), dtype, device, memory format, training mode and
+                `requires_grad` carry over.
+            rank_scale: rank as a fraction of a dimension (`rank_of` says which).
+            rank: the rank itself; wins over `rank_scale`.
+            init: `spectral` (factors of the layer's weight), `kaiming` (Kaiming normal, fan-in, on each factor), a
+                function that fills a tensor in place, called on `U` and then on `VT`, or None to leave both unset
+                for `set_factors`.
+            square: add the middle factor `M`.
+            square_init: gets the rank x rank identity and returns the starting value of `M`; None for the identity.
+            path: see the class.
+
+        Raises:
+            ValueError: for a rank or scale out of range, an unknown `init`, or a layer this class cannot stand for.
+        """
+        if obstacle := cls.obstacle(layer):
+            raise ValueError(f"{type(layer).__name__} cannot be factorized: {obstacle}")
+        fill = _fill_of(init)
+        weight = layer.weight
+        new = cls._like(
+            layer,
+            rank=cls.rank_of(layer, rank_scale) if rank is None else rank,
+            square=square,
+            path=path,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        with torch.no_grad():
+            if init == "spectral":
+                new.warn_of_padding([type(layer).__name__], new)
+                new.set_factors(*spectral_init(cls.matrix_of(layer), new.rank))
+            elif fill is not None:
+                fill(new.U)
+                fill(new.VT)
+            if square:
+                identity = nn.init.eye_(new.M)
+                if square_init is not None:
+                    new.M.copy_(square_init(identity.clone()))
+            if new.bias is not None:
+                new.bias.copy_(layer.bias)
+        for factor in new.factors():
+            factor.requires_grad_(weight.requires_grad)
+        if new.bias is not None:
+            new.bias.requires_grad_(layer.bias.requires_grad)
+        return new.train(layer.training)
+
+    @torch.no_grad()
+    def set_factors(self, U: Tensor, VT: Tensor) -> None:
+        """Overwrite `U` and `VT` in place."""
+        self.U.copy_(U)
+        self.VT.copy_(VT)
+
+    @staticmethod
+    def warn_of_padding(names: list[str], *layers: "FactorizedLayer") -> None:
+        """Warn of ranks above min(m, n), where spectral initialization leaves zero directions."""
+        surplus = [(name, layer.rank, min(layer.U.shape[0], layer.VT.shape[1])) for name, layer in zip(names, layers)]
+        surplus = [f"{name} (rank {rank}, at most {most} useful)" for name, rank, most in surplus if rank > most]
+        if surplus:
+            warnings.warn(
+                "spectral initialization pads ranks above min(m, n) with zero directions, which stay zero unless a "
+                f"middle factor mixes them: {', '.join(surplus)}",
+                stacklevel=3,
+            )
+
+    @torch.no_grad()
+    def _fill_dense(self, dense: nn.Module) -> nn.Module:
+        dense.weight.copy_(self.weight())
+        dense.weight.requires_grad_(any(factor.requires_grad for factor in self.factors()))
+        if self.bias is not None:
+            dense.bias.copy_(self.bias)
+            dense.bias.requires_grad_(self.bias.requires_grad)
+        return dense.train(self.training)
+
+    # -- execution ---------------------------------------------------------------------------------------------------
+
+    def _choose(self, shape: tuple[int, ...]) -> str:
+        """Return the path for an input of this shape, and remember it."""
+        path = cost.cheaper_path(**self.costs(shape)) if self.path == "auto" else self.path
+        if torch.is_grad_enabled():
+            self._last_path = path
+        if not torch.compiler.is_compiling():
+            self._last_shape = tuple(shape)
+        return path
+
+    def _composed_weight(self) -> Tensor:
+        """Return `weight()`, with `kernel_decay` times it added to its gradient in the backward pass."""
+        weight = self.weight()
+        if self.kernel_decay and torch.is_grad_enabled():
+            weight = _DecayInBackward.apply(weight, self.kernel_decay)
+        return weight
+
+    @property
+    def decayed_in_backward(self) -> bool:
+        """Whether the last differentiable forward pass leaves Frobenius decay to the backward pass."""
+        return bool(self.kernel_decay) and self._last_path == "composed"
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """Return the multiply-adds of one call on an input of this shape, along the path it takes."""
+        costs = self.costs(shape)
+        path = cost.cheaper_path(**costs) if self.path == "auto" else self.path
+        return costs["compose"] + costs["dense"] if path == "composed" else costs["steps"]
+
+    def _path_repr(self) -> str:
+        if self.path != "auto" or self._last_shape is None:
+            return self.path
+        size = "x".join(map(str, self._last_shape))
+        return f"auto ({cost.cheaper_path(**self.costs(self._last_shape))} for {size})"
+
+    def extra_repr(self) -> str:
+        form = "U M VT" if self.M is not None else "U VT"
+        return f"{form}, rank={self.rank}, bias={self.bias is not None}, path={self._path_repr()}"
+
+
+class _DecayInBackward(torch.autograd.Function):
+    """The identity on a weight, whose backward adds the gradient of `coefficient / 2 * |weight|_F^2`."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, coefficient: float) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.coefficient = coefficient
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (weight,) = ctx.saved_tensors
+        return torch.add(gradient, weight, alpha=ctx.coefficient), None
+
+
+def scaled_rank(rank_scale: float, dimension: int) -> int:
+    """Return `rank_scale * dimension` rounded to the nearest integer (halves to even), and at least 1.
+
+    Raises:
+        ValueError: if the scale is not a positive finite number.
+    """
+    if not (rank_scale > 0 and math.isfinite(rank_scale)):
+        raise ValueError(f"rank_scale must be a positive number, not {rank_scale}")
+    return max(1, round(rank_scale * dimension))
+
+
+def _fill_of(init: str | Fill | None) -> Fill | None:
+    if isinstance(init, str):
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)} or a function, not {init!r}")
+        return _FILLS.get(init)
+    return init

@@ -1,0 +1,92 @@
+"""The factorized linear layer."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cost import compose_cost
+from .layer import FactorizedLayer, scaled_rank
+
+
+class FactorizedLinear(FactorizedLayer):
+    """`y = x W^T + bias` with `W = U VT` (or `U M VT`) of shape (out_features, in_features).
+
+    Two-step: `y = (x VT^T) U^T + bias`. Parameters: `rank * (out + in)`, plus `rank^2` if square, plus the bias.
+    They start Kaiming normal; `from_dense` can start them from a layer's weight.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        bias: bool = True,
+        *,
+        square: bool = False,
+        path: str = "auto",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(
+            out_features, in_features, rank, bias=out_features if bias else 0, square=square, path=path,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.in_features = in_features
+        self.out_features = out_features
+
+    @classmethod
+    def obstacle(cls, layer: nn.Linear) -> str | None:
+        """Return why `layer` cannot be factorized, or None."""
+        return None if isinstance(layer, nn.Linear) else "it is not a torch.nn.Linear"
+
+    @staticmethod
+    def matrix_of(layer: nn.Linear) -> Tensor:
+        """Return the dense layer's weight as the matrix to be factorized: itself."""
+        return layer.weight
+
+    @staticmethod
+    def matrix_shape(layer: nn.Linear) -> tuple[int, int]:
+        """Return the shape of `matrix_of(layer)`."""
+        return layer.out_features, layer.in_features
+
+    @staticmethod
+    def rank_of(layer: nn.Linear, rank_scale: float) -> int:
+        """Return `round(rank_scale * min(out, in))`, at least 1. A convolution scales by its rows instead."""
+        return scaled_rank(rank_scale, min(layer.out_features, layer.in_features))
+
+    @classmethod
+    def _like(cls, layer: nn.Linear, **options) -> "FactorizedLinear":
+        bias = layer.bias is not None
+        return nn.utils.skip_init(cls, layer.in_features, layer.out_features, bias=bias, **options)
+
+    def weight(self) -> Tensor:
+        """Return the dense weight, shape (out_features, in_features)."""
+        return self.product()
+
+    def to_dense(self) -> nn.Linear:
+        """Return a plain linear layer that computes the same function."""
+        dense = nn.utils.skip_init(
+            nn.Linear, self.in_features, self.out_features, self.bias is not None, device=self.U.device, dtype=self.U.dtype
+        )
+        return self._fill_dense(dense)
+
+    def costs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Return the arguments of `cost.cheaper_path` for an input of shape (..., in_features)."""
+        rows = 1
+        for size in shape[:-1]:
+            rows = rows * size
+        m, n = self.out_features, self.in_features
+        return {
+            "compose": compose_cost(m, n, self.rank, self.M is not None),
+            "dense": rows * m * n,
+            "steps": rows * self.rank * (m + n),
+            "intermediate": rows * self.rank,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        if self._choose(x.shape) == "composed":
+            return F.linear(x, self._composed_weight(), self.bias)
+        return F.linear(F.linear(x, self.right()), self.U, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"

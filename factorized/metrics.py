@@ -1,0 +1,103 @@
+"""Norms and diagnostics of factorized and dense layers (section 3 and appendix of Khodak et al. 2021).
+
+Every function takes matrices or batches of them; a dense convolution enters through `FactorizedConv2d.matrix_of`, so
+that dense and factorized networks are measured on the same matrix.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .compress import matrix_of
+from .modules import group_by_shape, stack_factors
+
+
+def frobenius_norm(*factors: Tensor) -> Tensor:
+    """Return `|product of factors|_F`, shape (...), of one, two or three factors (..., m, r), ..., (..., r, n).
+
+    Multiplies out where that is the smaller job; otherwise takes `sqrt(trace((VT VT^T)(U^T U)))` in double precision,
+    since the Gram matrices square the magnitudes twice.
+    """
+    if len(factors) == 1:
+        return torch.linalg.matrix_norm(factors[0])
+    U, VT = factors[0], factors[-1] if len(factors) == 2 else factors[1] @ factors[2]
+    (m, r), n = U.shape[-2:], VT.shape[-1]
+    if m * n < r * (m + n):
+        return torch.linalg.matrix_norm(U @ VT)
+    U64, VT64 = U.double(), VT.double()
+    trace = ((VT64 @ VT64.mT) * (U64.mT @ U64)).sum((-2, -1))
+    return trace.clamp_min(0).sqrt().to(U.dtype)
+
+
+def nuclear_norm(*factors: Tensor) -> Tensor:
+    """Return the sum of singular values of the product of one, two or three factors, shape (...)."""
+    if len(factors) == 1:
+        return torch.linalg.svdvals(factors[0]).sum(-1)
+    U, VT = factors[0], factors[-1] if len(factors) == 2 else factors[1] @ factors[2]
+    if U.shape[-1] < min(U.shape[-2], VT.shape[-1]):
+        # The singular values of U VT are those of the r x r product of the triangles.
+        return torch.linalg.svdvals(torch.linalg.qr(U).R @ torch.linalg.qr(VT.mT).R.mT).sum(-1)
+    return torch.linalg.svdvals(U @ VT).sum(-1)
+
+
+def nuclear_norm_bound(*factors: Tensor) -> Tensor:
+    """Return `(|L|_F^2 + |R|_F^2) / 2 >= |L R|_*`, shape (...), with `L R` the product: `U, VT`, or `U M, VT`.
+
+    Equal to the nuclear norm for balanced orthogonal factors.
+    """
+    U, VT = factors[0], factors[-1]
+    left = U if len(factors) == 2 else U @ factors[1]
+    return (left.square().sum((-2, -1)) + VT.square().sum((-2, -1))) / 2
+
+
+def non_orthogonality(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `|G - diag(G)|_F / |G|_F` for `G = U^T U` and `G = VT VT^T`, each of shape (...); 0 for a zero factor."""
+
+    def off_diagonal_share(gram: Tensor) -> Tensor:
+        total = torch.linalg.matrix_norm(gram)
+        off = torch.linalg.matrix_norm(gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1)))
+        return torch.where(total > 0, off / total, torch.zeros_like(total))
+
+    return off_diagonal_share(U.mT @ U), off_diagonal_share(VT @ VT.mT)
+
+
+@torch.no_grad()
+def frobenius_norms(layers: Sequence[nn.Module]) -> Tensor:
+    """Return the norms of the products of factorized `layers`, shape (len(layers),), on their device."""
+    norms = [None] * len(layers)
+    for group in group_by_shape(layers):
+        for position, norm in zip(group, frobenius_norm(*stack_factors([layers[i] for i in group])).unbind()):
+            norms[position] = norm
+    return torch.stack(norms)
+
+
+@torch.no_grad()
+def layer_metrics(layers: Iterable[nn.Module], lr: float) -> dict[str, float]:
+    """Return averages over `layers`, which are all factorized or all dense, under their TensorBoard tags.
+
+    `metric/FrobNorm`, `metric/NucNorm`, and for factorized layers `metric/NucNorm-bound` and (two factors)
+    `metric/NonOrth`; `hyper/lr` and the effective learning rates `hyper/lr-eff_frob = lr / F` and
+    `hyper/lr-eff_frobsq = lr / F^2`.
+    """
+    layers = list(layers)
+    factorized = [layer for layer in layers if hasattr(layer, "factors")]
+    if factorized:
+        stacks = [stack_factors([layers[i] for i in group]) for group in group_by_shape(layers)]
+    else:
+        stacks = [[matrix_of(layer).float()] for layer in layers]
+    frobenius = torch.cat([frobenius_norm(*stack).flatten() for stack in stacks]).double()
+    metrics = {
+        "metric/FrobNorm": frobenius.mean().item(),
+        "metric/NucNorm": torch.cat([nuclear_norm(*stack).flatten() for stack in stacks]).mean().item(),
+        "hyper/lr": lr,
+        "hyper/lr-eff_frob": (lr / frobenius).mean().item(),
+        "hyper/lr-eff_frobsq": (lr / frobenius.square()).mean().item(),
+    }
+    if factorized:
+        bounds = [nuclear_norm_bound(*stack) for stack in stacks]
+        metrics["metric/NucNorm-bound"] = torch.cat(bounds).mean().item()
+        if all(len(stack) == 2 for stack in stacks):
+            shares = [share for stack in stacks for share in non_orthogonality(*stack)]
+            metrics["metric/NonOrth"] = torch.cat(shares).mean().item()
+    return metrics

@@ -1,0 +1,87 @@
+"""Finding modules by name pattern, and grouping factorized ones by shape.
+
+A pattern is a shell-style glob matched on whole components of the dotted module name, from the root: `conv1` is the
+stem of a ResNet and not `layer1.0.conv1`; `*` stands for one component, `**` for any number of them. A pattern that
+matches a module covers everything inside it, so `layer1` covers `layer1.0.conv1`.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether `pattern` matches the module called `name` or a module around it."""
+    return _match_prefix(pattern.split("."), name.split("."))
+
+
+def _match_prefix(pattern: list[str], name: list[str]) -> bool:
+    if not pattern:
+        return True
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        return any(_match_prefix(rest, name[skip:]) for skip in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], head) and _match_prefix(rest, name[1:])
+
+
+def select(names: Iterable[str], include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> list[str]:
+    """Return the names that match a pattern of `include` (all, if None) and none of `exclude`, in order.
+
+    Raises:
+        ValueError: for an empty pattern, or one that matches none of `names`.
+    """
+    names = list(names)
+    chosen = names if include is None else _matched(names, include)
+    dropped = set(_matched(names, exclude or ()))
+    return [name for name in chosen if name not in dropped]
+
+
+def _matched(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
+    patterns = list(patterns) if not isinstance(patterns, str) else [patterns]
+    for pattern in patterns:
+        if not all(pattern.split(".")):
+            raise ValueError(f"empty component in module pattern {pattern!r}")
+        if not any(matches(pattern, name) for name in names):
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+            raise ValueError(f"module pattern {pattern!r} matches no layer; layers are called {', '.join(close) or '(none)'}")
+    return [name for name in names if any(matches(pattern, name) for pattern in patterns)]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside `torch.compile` and (Distributed)DataParallel wrappers, whose prefixes are not names."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def factorized_modules(
+    model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+) -> dict[str, nn.Module]:
+    """Return the factorized modules of `model` by name, in module order: those with a method `factors()`.
+
+    Raises:
+        ValueError: for a pattern that matches none of them.
+    """
+    found = {name: module for name, module in unwrap(model).named_modules() if callable(getattr(module, "factors", None))}
+    return {name: found[name] for name in select(found, include, exclude)}
+
+
+def group_by_shape(modules: Iterable[nn.Module]) -> list[list[int]]:
+    """Return lists of positions in `modules` whose factors agree in shape, dtype and device, so that they can be stacked."""
+    groups: dict[tuple, list[int]] = {}
+    for position, module in enumerate(modules):
+        groups.setdefault(tuple((f.shape, f.dtype, f.device) for f in module.factors()), []).append(position)
+    return list(groups.values())
+
+
+def stack_factors(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Return the factors of modules of equal shape, each stacked along a new first dimension, at least float32."""
+    stacked = [torch.stack(same) for same in zip(*(module.factors() for module in modules))]
+    return [s if s.dtype in (torch.float32, torch.float64) else s.float() for s in stacked]

@@ -1,0 +1,103 @@
+"""Spectral initialization: balanced factors of the best low-rank approximation (Khodak et al. 2021, section 3.1).
+
+For `W = P diag(sigma) Q^T` with singular values in descending order, rank `r` gives
+
+    U = P[:, :r] diag(sqrt(sigma[:r]))        VT = diag(sqrt(sigma[:r])) Q[:, :r]^T
+
+so that `U VT` is the best rank-`r` approximation of `W` and `U^T U = VT VT^T = diag(sigma[:r])`.
+"""
+
+import scipy.linalg
+import torch
+from torch import Tensor
+
+# The Gram route squares singular values, so a direction loses about eps * (sigma_1 / sigma_r)^2 of its
+# orthogonality. Below this fraction of sigma_1 the full SVD is used instead. float32: 0.05, float64: 2e-6.
+_SMALLEST = {torch.float32: 5e-2, torch.float64: 2e-6}
+
+# Up to this share of the spectrum, LAPACK's selected-eigenvector driver beats a full eigendecomposition on a CPU.
+_FEW = 0.25
+
+
+def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return `(U, VT)`, the balanced factors of the best rank-`rank` approximation of `matrix`.
+
+    Args:
+        matrix: shape `(..., m, n)`; leading dimensions are a batch of independent matrices.
+        rank: number of columns of `U`. Above `min(m, n)` the surplus columns of `U` and rows of `VT` are zero:
+            they count as parameters, but in a two-factor layer their gradient is exactly zero for ever.
+
+    Returns:
+        `U` of shape `(..., m, rank)` and `VT` of shape `(..., rank, n)`, in the dtype and on the device of `matrix`.
+
+    Raises:
+        ValueError: if `rank` is below 1 or `matrix` has fewer than two dimensions.
+    """
+    if matrix.dim() < 2:
+        raise ValueError(f"spectral_init needs a matrix or a batch of matrices, not a tensor of shape {tuple(matrix.shape)}")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, not {rank}")
+    work = matrix.detach()
+    if work.dtype not in _SMALLEST:
+        work = work.float()
+    batch = work.reshape(-1, *work.shape[-2:])
+    kept = min(rank, *batch.shape[-2:])
+    P, sigma, QT = _leading_singular_triples(batch, kept)
+    root = sigma.sqrt()
+    U = batch.new_zeros(*batch.shape[:-1], rank)
+    VT = batch.new_zeros(batch.shape[0], rank, batch.shape[-1])
+    U[..., :kept] = P * root[:, None, :]
+    VT[:, :kept] = root[:, :, None] * QT
+    lead = matrix.shape[:-2]
+    return U.reshape(*lead, *U.shape[1:]).to(matrix.dtype), VT.reshape(*lead, *VT.shape[1:]).to(matrix.dtype)
+
+
+@torch.no_grad()
+def batch_spectral_init(U: Tensor, VT: Tensor) -> None:
+    """Rebalance batches of factors in place, slice by slice, keeping every product `U[b] @ VT[b]`.
+
+    Args:
+        U: shape `(..., m, r)`. May be a view into another parameter: the values are written through it.
+        VT: shape `(..., r, n)`, likewise.
+
+    Raises:
+        ValueError: if the shapes do not form a product.
+    """
+    if U.shape[:-2] != VT.shape[:-2] or U.shape[-1] != VT.shape[-2]:
+        raise ValueError(f"U {tuple(U.shape)} and VT {tuple(VT.shape)} do not form a product")
+    new_U, new_VT = spectral_init(U @ VT, U.shape[-1])
+    U.copy_(new_U)
+    VT.copy_(new_VT)
+
+
+def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `P (b, m, count)`, `sigma (b, count)`, `QT (b, count, n)` of every matrix of `batch (b, m, n)`.
+
+    Eigenvectors of the smaller Gram matrix cost a fraction of an SVD. They span the leading subspace accurately as
+    long as `sigma_count` is not tiny against `sigma_1`; where it is, the batch falls back to the full SVD.
+    """
+    if batch.shape[-2] < batch.shape[-1]:
+        Q, sigma, PT = _leading_singular_triples(batch.mT, count)
+        return PT.mT, sigma, Q.mT
+    eigenvalues, Q = _leading_eigenvectors(batch.mT @ batch, count)
+    sigma = eigenvalues.clamp_min(0).sqrt()
+    if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():
+        return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
+    P, sigma, QT = torch.linalg.svd(batch, full_matrices=False)
+    return P[..., :count], sigma[:, :count], QT[:, :count]
+
+
+def _leading_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest eigenvalues (descending) of symmetric `gram (b, n, n)` and their eigenvectors."""
+    n = gram.shape[-1]
+    if gram.device.type == "cpu" and count <= _FEW * n:
+        found = [
+            scipy.linalg.eigh(g.numpy(), subset_by_index=[n - count, n - 1], driver="evr", check_finite=False)
+            for g in gram
+        ]
+        eigenvalues = torch.stack([torch.from_numpy(values) for values, _ in found])
+        vectors = torch.stack([torch.from_numpy(vectors) for _, vectors in found])
+    else:
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        eigenvalues, vectors = eigenvalues[:, -count:], vectors[..., -count:]
+    return eigenvalues.flip(-1), vectors.flip(-1)
