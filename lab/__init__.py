@@ -1,0 +1,1 @@
+"""What the experiments share when they run: devices, images, the training loop, checkpoints, records, scripts."""
