@@ -12,6 +12,10 @@ class UserError(Exception):
     """A mistake of the user's: the message says what is wrong and what would be right, in one line."""
 
 
+class RunError(Exception):
+    """A run that cannot go on, through no fault in how it was started: exit status 1 and the message in one line."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a mistake in one line and takes no abbreviated flags."""
 
@@ -24,13 +28,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], object], prog: str) -> NoReturn:
-    """Call `main()` and exit: 0, or 2 after printing a `UserError` as `prog: error: ...` in one line."""
+    """Call `main()` and exit: 0, or 2 (1) after printing a `UserError` (`RunError`) in one line."""
     warnings.showwarning = lambda message, *_, **__: print(f"{prog}: warning: {message}", file=sys.stderr)
     try:
         main()
-    except UserError as error:
+    except (UserError, RunError) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,0 +1,101 @@
+"""Files that are written whole or not at all, and checkpoints that resume exactly."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .cli import UserError
+from .devices import Computing, random_state, set_random_state
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: an interruption leaves the old file intact."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save(path: Path, state: object) -> None:
+    """Write `state` as `torch.save` does, whole or not at all."""
+    write_whole(path, lambda file: torch.save(state, file))
+
+
+def save_json(path: Path, value: object) -> None:
+    """Write `value` as JSON, indented by 4, whole or not at all."""
+    write_whole(path, lambda file: file.write((json.dumps(value, indent=4) + "\n").encode()))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> object:
+    """Return what `save` wrote, on `device`. Only tensors and plain values are read, never code.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds anything else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises many types for a damaged file
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); it may be truncated") from None
+
+
+def training_state(model: nn.Module, optimizer: Optimizer, computing: Computing, **progress) -> dict:
+    """Return all that an exact continuation needs. `progress` is the trainer's own: epoch, best score, history."""
+    return {
+        **progress,
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": computing.scaler.state_dict(),
+        "random": random_state(),
+    }
+
+
+def restore_training(state: dict, model: nn.Module, optimizer: Optimizer, computing: Computing, source: Path) -> None:
+    """Put a `training_state` back. One without optimizer state restores the weights alone.
+
+    Raises:
+        UserError: if it belongs to another network.
+    """
+    load_weights(model, state, source)
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+        computing.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"])
+
+
+def load_weights(model: nn.Module, state: object, source: Path) -> None:
+    """Load `state["state_dict"]` into `model`.
+
+    Raises:
+        UserError: if there is none, or it belongs to another network.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        raise UserError(f"{source} holds no network: a checkpoint has a state_dict")
+    saved, wanted = state["state_dict"], model.state_dict()
+    differing = [name for name in {**wanted, **saved} if _shape(saved, name) != _shape(wanted, name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{source} is of another network: {len(differing)} of {len(wanted)} tensors differ, the first is {name}, "
+            f"{_shape(saved, name) or 'absent'} there and {_shape(wanted, name) or 'absent'} here"
+        )
+    model.load_state_dict(saved)
+
+
+def _shape(state: dict, name: str) -> list[int] | None:
+    return list(state[name].shape) if name in state else None

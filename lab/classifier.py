@@ -1,0 +1,160 @@
+"""The training and evaluation loop of the image experiments."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .cli import RunError
+from .devices import Computing
+from .images import Batches
+from .record import Record, progress
+
+Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Averages(NamedTuple):
+    """Averages over one pass, weighted by images."""
+
+    loss: float
+    top1: float
+    """accuracy in percent"""
+    top5: float
+    """share of images whose class is among the five most likely, in percent"""
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy of a batch and the logits (batch, classes)."""
+    logits = model(images)
+    return F.cross_entropy(logits, labels), logits
+
+
+@dataclass
+class Classifier:
+    """A network with what it takes to train it by one step after another.
+
+    Attributes:
+        model: the network as it is called (`Computing.wrap`).
+        objective: gets the network, images and labels; returns a mean loss and logits.
+        after_step: called with (epoch, iteration) after every optimizer step.
+        read_every: the running loss is read from the device every so many steps, for the progress bar and to stop at a
+            loss that is not finite.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    computing: Computing
+    objective: Objective = cross_entropy
+    after_step: Callable[[int, int], None] | None = None
+    read_every: int = 50
+
+    def train_epoch(self, batches: Batches, epoch: int) -> Averages:
+        """Train for one pass and return the averages, measured in training mode as it goes.
+
+        Raises:
+            RunError: if the loss is not finite.
+        """
+        self.model.train()
+        totals = torch.zeros(4, device=self.computing.device)
+        bar = progress(batches.epoch(epoch), len(batches), f"epoch {epoch}", self.computing.is_main)
+        for iteration, (images, labels) in enumerate(bar):
+            with self.computing.autocast():
+                loss, logits = self.objective(self.model, images, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            scaler = self.computing.scaler
+            scaler.scale(loss * batches.weight(iteration)).backward()
+            scaler.step(self.optimizer)
+            scaler.update()
+            totals += _sums(loss.detach(), logits.detach(), labels)
+            if self.after_step:
+                self.after_step(epoch, iteration)
+            if (iteration + 1) % self.read_every == 0:
+                averages = _finite(_averages(totals), f"epoch {epoch}, batch {iteration}")
+                bar.set_postfix(loss=f"{averages.loss:.3f}", accuracy=f"{averages.top1:.1f}%")
+        return _finite(_averages(self.computing.sum(totals)), f"epoch {epoch}")
+
+    @torch.no_grad()
+    def evaluate(self, batches: Batches) -> Averages:
+        """Return the averages over one pass in evaluation mode."""
+        self.model.eval()
+        totals = torch.zeros(4, device=self.computing.device)
+        for images, labels in progress(batches.epoch(0), len(batches), "evaluating", self.computing.is_main):
+            with self.computing.autocast():
+                loss, logits = self.objective(self.model, images, labels)
+            totals += _sums(loss, logits, labels)
+        return _averages(self.computing.sum(totals))
+
+
+class Epoch(NamedTuple):
+    """What one epoch led to."""
+
+    index: int
+    train: Averages
+    valid: Averages
+    best: float
+    """highest validation accuracy so far, percent"""
+    is_best: bool
+
+
+def fit(
+    classifier: Classifier,
+    train: Batches,
+    valid: Batches,
+    record: Record,
+    *,
+    epochs: int,
+    learning_rate: Callable[[int], float],
+    first_epoch: int = 0,
+    best: float = 0.0,
+    before_epoch: Callable[[int], None] | None = None,
+    after_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Train from `first_epoch` up to `epochs`.
+
+    Args:
+        learning_rate: rate of every epoch, by its index. A function of the index alone, so that a continued run is on
+            the same schedule.
+        before_epoch: called with the index once the rate is set, before training.
+        after_epoch: called with the averages, to log and save; never reached with a loss that is not finite.
+
+    Raises:
+        RunError: if a loss is not finite.
+    """
+    for index in range(first_epoch, epochs):
+        for group in classifier.optimizer.param_groups:
+            group["lr"] = learning_rate(index)
+        if before_epoch:
+            before_epoch(index)
+        trained = classifier.train_epoch(train, index)
+        validated = _finite(classifier.evaluate(valid), f"validation after epoch {index}")
+        is_best = index == 0 or validated.top1 > best
+        best = max(best, validated.top1)
+        record.line(
+            f"epoch {index + 1}/{epochs}  train loss {trained.loss:.4f} accuracy {trained.top1:.2f}%  "
+            f"valid loss {validated.loss:.4f} accuracy {validated.top1:.2f}%  best {best:.2f}%"
+        )
+        if after_epoch:
+            after_epoch(Epoch(index, trained, validated, best, is_best))
+
+
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (loss summed over images, images right at the first guess, within five guesses, images)."""
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    count = labels.shape[0]
+    return torch.stack([loss.float() * count, guesses[:, 0].sum(), guesses.sum(), labels.new_tensor(count)])
+
+
+def _averages(totals: Tensor) -> Averages:
+    loss, first, five, count = totals.tolist()
+    return Averages(loss / count, 100 * first / count, 100 * five / count) if count else Averages(math.nan, 0.0, 0.0)
+
+
+def _finite(averages: Averages, where: str) -> Averages:
+    if not math.isfinite(averages.loss):
+        raise RunError(f"the loss is {averages.loss} in {where}; stopped, the last checkpoint is as it was")
+    return averages

@@ -1,0 +1,131 @@
+"""Where and how a run computes: device, seed, precision, compilation, and several processes.
+
+Started by `torchrun`, every process works on its share of each batch and gradients are averaged, so a run gives what a
+single process gives for the same global batch, up to rounding. Batch normalization is the exception: each process
+normalizes with the statistics of its own share, and the running statistics are those of process 0.
+"""
+
+import argparse
+import os
+import random
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .cli import UserError, number
+
+_AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this module to a trainer's parser."""
+    group = parser.add_argument_group("computing")
+    group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, or a GPU's number")
+    group.add_argument("--seed", type=number(int, least=0), default=0, help="seed of all random numbers (default 0)")
+    group.add_argument("--amp", choices=list(_AMP), default="off", help="mixed precision by autocast (default off)")
+    group.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    group.add_argument("--channels-last", action="store_true", help="keep images and kernels in channels-last order")
+    group.add_argument("--deterministic", action="store_true", help="only deterministic algorithms on the GPU, slower")
+
+
+@dataclass
+class Computing:
+    """What `add_flags` asks for, ready to use. `start` builds it."""
+
+    device: torch.device
+    amp: torch.dtype | None
+    compile: bool
+    memory_format: torch.memory_format
+    rank: int = 0
+    world_size: int = 1
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self):
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context in which the forward pass runs."""
+        return torch.autocast(self.device.type, self.amp) if self.amp else nullcontext()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move `model` to the device and memory format, in place, and return it."""
+        return model.to(self.device, memory_format=self.memory_format)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return what to call in place of `model`: the same parameters, distributed and compiled if asked for."""
+        if self.world_size > 1:
+            model = nn.parallel.DistributedDataParallel(model)
+        return torch.compile(model) if self.compile else model
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+def start(args: argparse.Namespace) -> Computing:
+    """Seed everything and return the device, precision and processes that the flags ask for.
+
+    Raises:
+        UserError: for a device that is not there.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = _device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    random.seed(args.seed)
+    numpy.random.seed(args.seed % 2**32)
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = not args.deterministic
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    return Computing(device, _AMP[args.amp], args.compile, memory_format, rank, world_size)
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    if name in ("auto", "cuda"):
+        index = local_rank
+    elif name.removeprefix("cuda:").isdigit():
+        index = int(name.removeprefix("cuda:"))
+    else:
+        raise UserError(f"--device must be auto, cpu, cuda or the number of a GPU, not {name}")
+    if index >= count:
+        raise UserError(f"--device {name} is not there: this machine has {count or 'no'} GPU(s); use --device cpu or auto")
+    return torch.device("cuda", index)
+
+
+def random_state() -> dict:
+    """Return the states of all random generators, in types that a weights-only load accepts."""
+    name, keys, *rest = numpy.random.get_state()
+    state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": (name, keys.tolist(), *rest)}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Restore what `random_state` returned; the state of GPUs only where their number is the same."""
+    torch.set_rng_state(state["torch"].cpu())
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+    if len(state.get("cuda", ())) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
