@@ -36,7 +36,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def obstacles(model: nn.Module) -> dict[str, str | None]:
-    """Return, for every linear and 2-D convolution layer by name, why `factorize` leaves it dense, or None if it need not."""
+    """Return why `factorize` leaves a layer dense, or None, for every linear and 2-D convolution layer by name."""
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -108,7 +108,8 @@ def _search(model: nn.Module, layers: list[nn.Module], ratio: float, square: boo
         lower, upper = (middle, upper) if found.ratio < ratio else (lower, middle)
     least, most = count(1e-9) / total, count(1.0) / total
     if not least <= ratio <= most:
-        message = f"ratio {ratio} is unreachable: rank scales up to 1 give {least:.6f} to {most:.6f}; using {best.ratio:.6f}"
+        reach = f"rank scales up to 1 give {least:.6f} to {most:.6f}"
+        message = f"ratio {ratio} is unreachable: {reach}; using {best.ratio:.6f}"
         if strict:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
@@ -175,6 +176,7 @@ def factorize(
         for name, layer in chosen.items()
     }  # fmt: skip
     if spectral:
+        FactorizedLayer.warn_of_padding(list(new), *new.values())
         _spectral_start(chosen, new)
     model = _replace(model, {chosen[name]: layer for name, layer in new.items()})
     if verbose:
@@ -197,7 +199,6 @@ def _candidates(model: nn.Module, include, exclude) -> dict[str, nn.Module]:
 
 def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, FactorizedLayer]) -> None:
     """Start `new` from the weights of `dense`, layers of equal shape and rank in one batch."""
-    FactorizedLayer.warn_of_padding(list(new), *new.values())
     groups: dict[tuple, list[str]] = {}
     for name, layer in new.items():
         groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device), []).append(name)

@@ -78,7 +78,7 @@ class FactorizedConv2d(FactorizedLayer):
 
     @staticmethod
     def matrix_of(layer: nn.Conv2d) -> Tensor:
-        """Return the kernel of a dense convolution as the matrix of the module docstring, (out * kh, in/groups * kw)."""
+        """Return the kernel of a dense convolution as the matrix of the module docstring."""
         out, within, kh, kw = layer.weight.shape
         return layer.weight.transpose(1, 2).reshape(out * kh, within * kw)
 
@@ -90,7 +90,7 @@ class FactorizedConv2d(FactorizedLayer):
 
     @staticmethod
     def rank_of(layer: nn.Conv2d, rank_scale: float) -> int:
-        """Return `round(rank_scale * out * kh)`, at least 1: scaled by rows, not by the smaller side, and not capped."""
+        """Return `round(rank_scale * out * kh)`, at least 1: scaled by rows, not by the smaller side; not capped."""
         return scaled_rank(rank_scale, layer.out_channels * layer.kernel_size[0])
 
     @classmethod
@@ -103,8 +103,9 @@ class FactorizedConv2d(FactorizedLayer):
             memory_format=torch.channels_last if last else torch.contiguous_format, **options,
         )  # fmt: skip
 
+    @property
     def weight(self) -> Tensor:
-        """Return the dense kernel, shape (out_channels, in_channels/groups, kh, kw)."""
+        """The dense kernel, shape (out_channels, in_channels/groups, kh, kw)."""
         kh, kw = self.kernel_size
         return self.product().view(self.out_channels, kh, -1, kw).transpose(1, 2)
 

@@ -56,8 +56,8 @@ class FrobeniusDecay:
         include, exclude: patterns of module names (`factorized.modules`); a pattern that matches no factorized layer
             is an error.
         in_backward: let layers on the composed path add `coefficient * W` to the gradient of their weight `W` in the
-            backward pass, which is nearly free, instead of the batched operation. Right for exactly one backward pass of
-            one forward pass per step and an unscaled loss; not with gradient accumulation or a gradient scaler.
+            backward pass, which is nearly free, instead of the batched operation. Right if every layer is called once
+            per step and the loss is unscaled: not with shared layers, gradient accumulation or a gradient scaler.
         worker, workers: process only every `workers`-th layer, beginning with number `worker`. The sum of the
             gradients over all workers is then that of the whole.
 
@@ -92,20 +92,22 @@ class FrobeniusDecay:
         """Add the gradients before every `optimizer.step()`; return a handle whose `remove()` ends that.
 
         Works with a gradient scaler, which unscales before it steps. To clip gradients with the decay in them, call
-        `add_gradients` before clipping instead.
+        `add_gradients` before clipping instead. A step with a closure is refused: call `add_gradients` in the closure.
 
         Raises:
             ValueError: if the optimizer also applies L2 weight decay to one of the factors (see `parameter_groups`).
         """
         decay_of = {p: group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
-        twice = [n for n, m in self.modules.items() if self.coefficient and any(decay_of.get(f, 0) for f in m.factors())]
-        if twice:
+        twice = [name for name, module in self.modules.items() if any(decay_of.get(f, 0) for f in module.factors())]
+        if twice and self.coefficient:
             raise ValueError(
                 f"{', '.join(twice[:3])} would get both Frobenius and L2 weight decay; build the optimizer with "
                 "factorized.parameter_groups(model, weight_decay, frobenius=True)"
             )
 
         def before_step(optimizer: Optimizer, args, kwargs) -> None:
+            if any(closure is not None for closure in (*args[1:], kwargs.get("closure"))):
+                raise ValueError("a closure overwrites the gradients of an attached decay; call add_gradients in it")
             # A fused optimizer unscales inside its step; until then gradients are multiplied by grad_scale.
             scale = getattr(optimizer, "grad_scale", None)
             self.add_gradients(1.0 if scale is None else scale.item())
@@ -156,7 +158,7 @@ def parameter_groups(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
 ) -> list[dict]:
-    """Return the optimizer's two parameter groups: with L2 `weight_decay`, and (for `frobenius`) the factors, with none.
+    """Return the optimizer's parameter groups: one with L2 `weight_decay`, one without (the factors, if `frobenius`).
 
     The second group is empty if `frobenius` is off or the model has no factorized layer. Parameters that do not require
     gradients are left out. `include` and `exclude` restrict which layers get Frobenius decay, as in `FrobeniusDecay`.

@@ -58,15 +58,17 @@ class FactorizedLinear(FactorizedLayer):
         bias = layer.bias is not None
         return nn.utils.skip_init(cls, layer.in_features, layer.out_features, bias=bias, **options)
 
+    @property
     def weight(self) -> Tensor:
-        """Return the dense weight, shape (out_features, in_features)."""
+        """The dense weight, shape (out_features, in_features)."""
         return self.product()
 
     def to_dense(self) -> nn.Linear:
         """Return a plain linear layer that computes the same function."""
         dense = nn.utils.skip_init(
-            nn.Linear, self.in_features, self.out_features, self.bias is not None, device=self.U.device, dtype=self.U.dtype
-        )
+            nn.Linear, self.in_features, self.out_features, self.bias is not None, device=self.U.device,
+            dtype=self.U.dtype,
+        )  # fmt: skip
         return self._fill_dense(dense)
 
     def costs(self, shape: tuple[int, ...]) -> dict[str, int]:

@@ -31,7 +31,8 @@ def frobenius_norm(*factors: Tensor) -> Tensor:
 
 
 def nuclear_norm(*factors: Tensor) -> Tensor:
-    """Return the sum of singular values of the product of one, two or three factors, shape (...)."""
+    """Return the sum of singular values of the product of one, two or three factors, shape (...), at least float32."""
+    factors = [f if f.dtype == torch.float64 else f.float() for f in factors]  # there is no 16-bit decomposition
     if len(factors) == 1:
         return torch.linalg.svdvals(factors[0]).sum(-1)
     U, VT = factors[0], factors[-1] if len(factors) == 2 else factors[1] @ factors[2]
@@ -59,7 +60,8 @@ def non_orthogonality(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
         off = torch.linalg.matrix_norm(gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1)))
         return torch.where(total > 0, off / total, torch.zeros_like(total))
 
-    return off_diagonal_share(U.mT @ U), off_diagonal_share(VT @ VT.mT)
+    U64, VT64 = U.double(), VT.double()
+    return off_diagonal_share(U64.mT @ U64).to(U.dtype), off_diagonal_share(VT64 @ VT64.mT).to(U.dtype)
 
 
 @torch.no_grad()

@@ -27,7 +27,9 @@ def _match_prefix(pattern: list[str], name: list[str]) -> bool:
     return bool(name) and fnmatchcase(name[0], head) and _match_prefix(rest, name[1:])
 
 
-def select(names: Iterable[str], include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> list[str]:
+def select(
+    names: Iterable[str], include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+) -> list[str]:
     """Return the names that match a pattern of `include` (all, if None) and none of `exclude`, in order.
 
     Raises:
@@ -46,7 +48,8 @@ def _matched(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
             raise ValueError(f"empty component in module pattern {pattern!r}")
         if not any(matches(pattern, name) for name in names):
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
-            raise ValueError(f"module pattern {pattern!r} matches no layer; layers are called {', '.join(close) or '(none)'}")
+            known = ", ".join(close) or "(none)"
+            raise ValueError(f"module pattern {pattern!r} matches no layer; layers are called {known}")
     return [name for name in names if any(matches(pattern, name) for pattern in patterns)]
 
 
@@ -69,12 +72,13 @@ def factorized_modules(
     Raises:
         ValueError: for a pattern that matches none of them.
     """
-    found = {name: module for name, module in unwrap(model).named_modules() if callable(getattr(module, "factors", None))}
+    modules = dict(unwrap(model).named_modules())
+    found = {name: module for name, module in modules.items() if callable(getattr(module, "factors", None))}
     return {name: found[name] for name in select(found, include, exclude)}
 
 
 def group_by_shape(modules: Iterable[nn.Module]) -> list[list[int]]:
-    """Return lists of positions in `modules` whose factors agree in shape, dtype and device, so that they can be stacked."""
+    """Return lists of positions in `modules` whose factors agree in shape, dtype and device and so can be stacked."""
     groups: dict[tuple, list[int]] = {}
     for position, module in enumerate(modules):
         groups.setdefault(tuple((f.shape, f.dtype, f.device) for f in module.factors()), []).append(position)

@@ -51,12 +51,13 @@ def _input_shapes(model: nn.Module, layers: dict[str, nn.Module], example_input:
         shapes[names[layer]] = tuple(inputs[0].shape)
 
     handles = [layer.register_forward_pre_hook(remember) for layer in layers.values()]
-    training = model.training
+    in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         model(example_input)
     finally:
-        model.train(training)
+        for module in in_training:
+            module.training = True
         for handle in handles:
             handle.remove()
     return shapes

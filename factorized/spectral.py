@@ -34,7 +34,7 @@ def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         ValueError: if `rank` is below 1 or `matrix` has fewer than two dimensions.
     """
     if matrix.dim() < 2:
-        raise ValueError(f"spectral_init needs a matrix or a batch of matrices, not a tensor of shape {tuple(matrix.shape)}")
+        raise ValueError(f"spectral_init needs a matrix or a batch of them, not a shape of {tuple(matrix.shape)}")
     if rank < 1:
         raise ValueError(f"rank must be at least 1, not {rank}")
     work = matrix.detach()
@@ -74,15 +74,18 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
     """Return `P (b, m, count)`, `sigma (b, count)`, `QT (b, count, n)` of every matrix of `batch (b, m, n)`.
 
     Eigenvectors of the smaller Gram matrix cost a fraction of an SVD. They span the leading subspace accurately as
-    long as `sigma_count` is not tiny against `sigma_1`; where it is, the batch falls back to the full SVD.
+    long as `sigma_count` is not tiny against `sigma_1`; where it is, or the Gram matrix overflows, the batch falls back
+    to the full SVD.
     """
     if batch.shape[-2] < batch.shape[-1]:
         Q, sigma, PT = _leading_singular_triples(batch.mT, count)
         return PT.mT, sigma, Q.mT
-    eigenvalues, Q = _leading_eigenvectors(batch.mT @ batch, count)
-    sigma = eigenvalues.clamp_min(0).sqrt()
-    if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():
-        return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
+    gram = batch.mT @ batch
+    if gram.isfinite().all():
+        eigenvalues, Q = _leading_eigenvectors(gram, count)
+        sigma = eigenvalues.clamp_min(0).sqrt()
+        if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():
+            return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
     P, sigma, QT = torch.linalg.svd(batch, full_matrices=False)
     return P[..., :count], sigma[:, :count], QT[:, :count]
 
