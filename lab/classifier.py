@@ -100,6 +100,11 @@ class Epoch(NamedTuple):
     """highest validation accuracy so far, percent"""
     is_best: bool
 
+    def scalars(self) -> dict[str, float]:
+        """Return losses and accuracies by TensorBoard tag."""
+        averages = {"train": self.train, "valid": self.valid}
+        return {f"{part}/{tag}": v for part, a in averages.items() for tag, v in (("acc", a.top1), ("loss", a.loss))}
+
 
 def fit(
     classifier: Classifier,
@@ -113,8 +118,8 @@ def fit(
     best: float = 0.0,
     before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[Epoch], None] | None = None,
-) -> None:
-    """Train from `first_epoch` up to `epochs`.
+) -> Epoch:
+    """Train from `first_epoch` up to `epochs`, and return the last epoch.
 
     Args:
         learning_rate: rate of every epoch, by its index. A function of the index alone, so that a continued run is on
@@ -138,8 +143,10 @@ def fit(
             f"epoch {index + 1}/{epochs}  train loss {trained.loss:.4f} accuracy {trained.top1:.2f}%  "
             f"valid loss {validated.loss:.4f} accuracy {validated.top1:.2f}%  best {best:.2f}%"
         )
+        last = Epoch(index, trained, validated, best, is_best)
         if after_epoch:
-            after_epoch(Epoch(index, trained, validated, best, is_best))
+            after_epoch(last)
+    return last
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -66,6 +66,13 @@ class Computing:
             model = nn.parallel.DistributedDataParallel(model)
         return torch.compile(model) if self.compile else model
 
+    def share(self, value: object) -> object:
+        """Return the main process's `value` in every process."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over all processes."""
         if self.world_size > 1:
@@ -107,7 +114,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     else:
         raise UserError(f"--device must be auto, cpu, cuda or the number of a GPU, not {name}")
     if index >= count:
-        raise UserError(f"--device {name} is not there: this machine has {count or 'no'} GPU(s); use --device cpu or auto")
+        raise UserError(f"--device {name} is not there: {count} GPUs found; use --device cpu or auto")
     return torch.device("cuda", index)
 
 

@@ -5,7 +5,6 @@ A folder holds `args.json`, TensorBoard events, the trainer's checkpoints and, o
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -23,52 +22,80 @@ from .cli import UserError
 _FREE = {"resume", "overwrite", "device", "workers", "print_freq", "data_dir", "strict"}
 
 
-def open_folder(folder: Path, args: argparse.Namespace, *, resume: bool, overwrite: bool, files: Iterable[str]) -> None:
-    """Check that a run with these arguments may write into `folder`, and make the folder ready.
+def find_checkpoint(args: argparse.Namespace, folder: Path, name: str, files: Iterable[str]) -> Path | None:
+    """Return the checkpoint that `--resume` asks to continue from, or None to start afresh.
+
+    `--resume auto` is the file `name` in `folder`, where a run with the same arguments may have left it.
 
     Args:
-        files: names (globs) of the run's files; with `overwrite` those of an earlier run are removed.
+        args: parsed flags, among them `resume` and `overwrite`.
+        files: names of the files of a run, beside those that every run has.
 
     Raises:
-        UserError: if the folder cannot be written, or holds a run and neither `resume` (with the same arguments) nor
-            `overwrite` is set. Nothing has been changed then.
+        UserError: if `folder` holds a run that is not to be continued or replaced, or one with other arguments; if
+            the file is not there.
+        SystemExit: with status 0, if the run is finished already.
     """
-    found = earlier_run(folder, files)
-    if found and not (resume or overwrite):
-        raise UserError(f"{folder} already holds a run; continue it with --resume auto, replace it with --overwrite, or name another folder")  # fmt: skip # noqa: E501
+    if args.resume == "auto":
+        _check_same_arguments(folder, args)
+        if (folder / "results.json").exists():
+            print(f"{folder} holds this run, finished")
+            raise SystemExit(0)
+        return folder / name if (folder / name).exists() else None
+    source = Path(args.resume) if args.resume else None
+    if source and not source.is_file():
+        raise UserError(f"--resume {source}: no such file")
+    if _files_of_run(folder, files) and not args.overwrite and not (source and _same_folder(source.parent, folder)):
+        raise UserError(
+            f"{folder} already holds a run: continue it with --resume auto, replace it with --overwrite, "
+            "or use another folder"
+        )
+    return source
+
+
+def open_folder(folder: Path, args: argparse.Namespace, *, keep: bool, files: Iterable[str]) -> None:
+    """Create `folder` and write `args.json` into it.
+
+    Args:
+        keep: leave what an earlier part of the run wrote; otherwise an earlier run's files are removed.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {folder}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into {folder}")
-    if overwrite and not resume:
-        for path in found:
+        for path in [] if keep else _files_of_run(folder, files):
             path.unlink()
-    save_json(folder / "args.json", vars(args))
+        save_json(folder / "args.json", {name: _plain(value) for name, value in vars(args).items()})
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
 
 
-def earlier_run(folder: Path, files: Iterable[str]) -> list[Path]:
-    """Return the files of an earlier run in `folder`."""
-    return [path for pattern in ("args.json", "results.json", "events.out.*", *files) for path in folder.glob(pattern)]
+def _files_of_run(folder: Path, files: Iterable[str]) -> list[Path]:
+    return [path for name in ("args.json", "results.json", "events.out.*", *files) for path in folder.glob(name)]
 
 
-def check_same_arguments(folder: Path, args: argparse.Namespace) -> None:
-    """Check that the run in `folder` was started with the same arguments.
+def _same_folder(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
-    Raises:
-        UserError: if not; it names the first difference.
-    """
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_same_arguments(folder: Path, args: argparse.Namespace) -> None:
     try:
         old = json.loads((folder / "args.json").read_text())
     except FileNotFoundError:
         return
     except (OSError, ValueError):
-        raise UserError(f"{folder / 'args.json'} cannot be read") from None
+        raise UserError(f"{folder / 'args.json'} cannot be read; use another folder or --overwrite") from None
     for name, value in vars(args).items():
-        if name not in _FREE and old.get(name) != value:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{folder} holds a run with {flag} {old.get(name)}, not {value}; use another folder or --overwrite")  # fmt: skip # noqa: E501
+        if name not in _FREE and old.get(name) != _plain(value):
+            raise UserError(
+                f"{folder} holds a run with {name} {old.get(name)}, not {_plain(value)}: "
+                "give the same arguments to continue it, or use another folder"
+            )
 
 
 class Record:
@@ -78,16 +105,22 @@ class Record:
         folder: the run's folder.
         is_main: whether this process writes at all.
         first_epoch: events of this epoch and later, left by an interrupted part of the run, are hidden.
+        seconds: what earlier parts of the run took.
     """
 
-    def __init__(self, folder: Path, is_main: bool, first_epoch: int = 0):
+    def __init__(self, folder: Path, is_main: bool, first_epoch: int = 0, seconds: float = 0.0):
         self.folder, self.is_main = folder, is_main
-        self._started = time.time()
+        self._started = time.time() - seconds
         self._events = None
         if is_main:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed to parse flags
 
             self._events = SummaryWriter(str(folder), purge_step=first_epoch if first_epoch else None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run has taken, its earlier parts included."""
+        return time.time() - self._started
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log `values` by tag at `step`, and make them durable."""
@@ -106,10 +139,10 @@ class Record:
         """Write `results.json`: `values`, then versions, source revision and time taken."""
         if self.is_main:
             environment = {
-                "seconds": round(time.time() - self._started, 1),
+                "seconds": round(self.seconds, 1),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
-                "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),  # fmt: skip # noqa: E501
+                "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
                 "revision": _revision(),
             }
             save_json(self.folder / "results.json", {**values, **environment})

@@ -1,0 +1,275 @@
+"""Train dense or factorized ResNets on CIFAR (Khodak et al. 2021, sections 4 and 6). `--help` lists the flags."""
+
+import argparse
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+from lab.images import Batches
+from norms import NormImposer, NormRecorder, read_norms
+from resnet import BLOCK_CONVS, DEPTHS, ResNet, resnet
+
+import factorized
+from factorized import flags
+from lab import checkpoint, devices, images
+from lab.classifier import Classifier, Epoch, fit
+from lab.cli import Parser, UserError, number, run
+from lab.record import Record, find_checkpoint, open_folder
+
+DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+WARM_UP_DEPTHS = (56, 110, 1202)
+
+CHECKPOINT, LATEST, BEST, MERGED, NORMS = "checkpoint.th", "model.th", "best.th", "merged.th", "frobnorms.tensor"
+FILES = (CHECKPOINT, LATEST, BEST, MERGED, NORMS)
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="trainer.py", description=__doc__)
+    add = parser.add_argument
+    count, positive, real = number(int, least=0), number(int, least=1), number(float, least=0)
+    archs = [f"resnet{depth}" for depth in DEPTHS]
+    # fmt: off
+    add("--arch", "-a", choices=archs, default="resnet32", help="network (default resnet32)")
+    add("--data", default="cifar10", help="cifar10 (default), cifar100, digits, or a folder with train/CLASS/*, test/CLASS/*")
+    add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
+    add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
+    add("--workers", "-j", type=count, default=4, help="accepted for old command lines: images live in memory")
+    add("--epochs", type=positive, default=200, help="total number of epochs (default 200)")
+    add("--start-epoch", type=count, default=0, help="index of the first epoch; --resume finds its own")
+    add("--batch-size", "-b", type=positive, default=128, help="images per step, over all processes (default 128)")
+    add("--lr", "--learning-rate", type=real, default=0.1, help="base learning rate (default 0.1)")
+    add("--momentum", type=number(float, least=0, most=1), default=0.9, help="momentum of SGD (default 0.9)")
+    add("--weight-decay", "--wd", type=real, default=1e-4, help="coefficient of L2 and Frobenius decay (default 1e-4)")
+    add("--print-freq", "-p", type=positive, default=50, help="batches between readings of the loss (default 50)")
+    add("--resume", default="", metavar="FILE", help="checkpoint to continue; auto: that of --save-dir, if any")
+    add("--evaluate", "-e", action="store_true", help="evaluate the network of --resume and stop")
+    add("--pretrained", action=_Removed, help=argparse.SUPPRESS)
+    add("--half", dest="amp", action="store_const", const="bf16", help="the old name of --amp bf16")
+    add("--save-dir", type=Path, default=Path("save_temp"), help="folder of the run (default save_temp)")
+    add("--save-every", type=count, default=10, help="epochs between checkpoints; 0: only the last (default 10)")
+    add("--overwrite", action="store_true", help="replace the run that --save-dir holds")
+    flags.add_flags(parser)
+    add("--square", action="store_true", help="deep form: a middle factor M between U and VT")
+    add("--residual", type=real, default=0.0, help="standard deviation of the noise on M's identity start (default 0)")
+    add("--no-frob", action="store_true", help="with --wd2fd: no decay at all on factorized layers")
+    add("--dump-frobnorms", action="store_true", help="record the Frobenius norms of the layers at every step")
+    add("--normalize", metavar="FILE", help="impose the norms that --dump-frobnorms recorded")
+    # fmt: on
+    devices.add_flags(parser)
+    return parser
+
+
+class _Removed(argparse.Action):
+    def __init__(self, option_strings, dest, **options):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser, *_):
+        parser.error("--pretrained never had an effect and is gone; start from weights with --resume FILE")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError for flags that contradict or need each other."""
+    try:
+        flags.check(args)
+        if not flags.is_factorized(args):
+            flags.require(args, "--rank-scale or --target-ratio", "square", "dump_frobnorms", "normalize")
+        if not args.square:
+            flags.require(args, "--square", "residual")
+        if not args.wd2fd:
+            flags.require(args, "--wd2fd", "no_frob")
+    except ValueError as error:
+        raise UserError(error) from None
+    if args.evaluate and not args.resume:
+        raise UserError("--evaluate needs --resume FILE, the network to evaluate")
+    if args.start_epoch >= args.epochs:
+        raise UserError(f"--start-epoch {args.start_epoch} leaves nothing of --epochs {args.epochs}")
+
+
+def learning_rate(args: argparse.Namespace, epoch: int) -> float:
+    """Return the rate of an epoch: a tenth from half of the epochs on, a hundredth from three quarters on.
+
+    The first epoch is never lowered by that, and two milestones on one epoch count once, so that very short runs train.
+    The deep networks of `WARM_UP_DEPTHS` run epoch 0 at a tenth of the base rate.
+    """
+    milestones = {args.epochs // 2, args.epochs * 3 // 4} - {0}
+    drops = sum(epoch >= milestone for milestone in milestones)
+    warm_up = epoch == 0 and _depth(args) in WARM_UP_DEPTHS
+    return args.lr * 0.1 ** (drops + warm_up)
+
+
+def build_model(args: argparse.Namespace, num_classes: int) -> tuple[ResNet, flags.Factorization]:
+    """Return the network that the flags ask for, with its counts."""
+
+    def noisy(identity: torch.Tensor) -> torch.Tensor:
+        return identity + args.residual * torch.randn_like(identity) if args.residual else identity
+
+    model = resnet(_depth(args), num_classes)
+    try:
+        return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=noisy)
+    except ValueError as error:
+        raise UserError(error) from None
+
+
+def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.Computing) -> torch.optim.SGD:
+    """Return SGD with L2 decay, and Frobenius decay of the factorized layers attached if `--wd2fd` asks for it."""
+    groups = factorized.parameter_groups(model, args.weight_decay, frobenius=args.wd2fd)
+    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
+    if args.wd2fd and not args.no_frob:
+        in_backward = not computing.scaler.is_enabled()
+        factorized.FrobeniusDecay(model, args.weight_decay, in_backward=in_backward).attach(optimizer)
+    return optimizer
+
+
+def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
+    """Return the batches to train on, to validate on after every epoch, and to test on at the end.
+
+    Validation and test are the same, as in the paper, unless images are held out.
+    """
+    train, test = (part.to(computing.device) for part in images.load(args.data, args.data_dir))
+    if args.holdout >= len(train):
+        raise UserError(f"--holdout {args.holdout} leaves none of the {len(train)} training images")
+    valid = test
+    if args.holdout:
+        train, valid = train.split(args.holdout, torch.Generator().manual_seed(args.seed))
+    shared = {
+        "rank": computing.rank,
+        "world_size": computing.world_size,
+        "channels_last": args.channels_last,
+    }
+    return (
+        Batches(train, args.batch_size, train=True, seed=args.seed, **shared),
+        Batches(valid, 128, train=False, **shared),
+        Batches(test, 128, train=False, **shared),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, or evaluate, as the command line says."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    computing = devices.start(args)
+    train, valid, test = load_data(args, computing)
+    model, counts = build_model(args, len(train.data.classes))
+    model = computing.place(model)
+    optimizer = build_optimizer(args, model, computing)
+    classifier = Classifier(computing.wrap(model), optimizer, computing, read_every=args.print_freq)
+    if args.evaluate:
+        source = args.save_dir / LATEST if args.resume == "auto" else Path(args.resume)
+        checkpoint.load_weights(model, checkpoint.load(source, computing.device), source)
+        print(f"{source}: accuracy {classifier.evaluate(test).top1:.2f}% on {len(test.data)} test images")
+        return
+    train_network(args, computing, classifier, model, counts, (train, valid, test))
+
+
+def train_network(
+    args: argparse.Namespace,
+    computing: devices.Computing,
+    classifier: Classifier,
+    model: ResNet,
+    counts: flags.Factorization,
+    data: tuple[Batches, Batches, Batches],
+) -> None:
+    """Train, and leave the run's files in `--save-dir`. All that can be wrong is found before anything is written."""
+    train, valid, test = data
+    folder: Path = args.save_dir
+    source = find_checkpoint(args, folder, CHECKPOINT, FILES) if computing.is_main else None
+    source = computing.share(source)
+    state = checkpoint.load(source, computing.device) if source else {}
+    if source:
+        checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
+    first_epoch = state.get("epoch", args.start_epoch)
+    if first_epoch >= args.epochs:
+        raise UserError(f"{source} has finished {first_epoch} epochs, which leaves nothing of --epochs {args.epochs}")
+    layers = model.block_convs()
+    recorder = NormRecorder(layers, args.epochs, len(train)) if args.dump_frobnorms else None
+    shape = (args.epochs, len(train), len(layers))
+    imposer = NormImposer(layers, read_norms(Path(args.normalize), shape)) if args.normalize else None
+    if recorder and first_epoch:
+        recorder.load(source.parent / NORMS)
+    if computing.is_main:
+        open_folder(folder, args, keep=source is not None and source.parent == folder, files=FILES)
+    record = Record(folder, computing.is_main, first_epoch, state.get("seconds", 0.0))
+    record.line(describe(counts))
+
+    def after_step(epoch: int, iteration: int) -> None:
+        for watcher in (recorder, imposer):  # norms are recorded as they are before others are imposed
+            if watcher:
+                watcher.after_step(epoch, iteration)
+
+    def log_layers(epoch: int) -> None:
+        record.scalars(factorized.layer_metrics(layers, classifier.optimizer.param_groups[0]["lr"]), epoch)
+
+    def after_epoch(epoch: Epoch) -> None:
+        record.scalars(epoch.scalars(), epoch.index)
+        if not computing.is_main:
+            return
+        weights = {"state_dict": model.state_dict(), "best_prec1": epoch.best, "epoch": epoch.index + 1}
+        last = epoch.index + 1 == args.epochs
+        if last or (epoch.index and args.save_every and epoch.index % args.save_every == 0):
+            if recorder:
+                recorder.save(folder / NORMS)
+            progress = {"epoch": epoch.index + 1, "best_prec1": epoch.best, "seconds": record.seconds}
+            state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
+            checkpoint.save(folder / CHECKPOINT, state)
+        checkpoint.save(folder / LATEST, weights)
+        if epoch.is_best:
+            checkpoint.save(folder / BEST, weights)
+
+    classifier.after_step = after_step if recorder or imposer else None
+    final = fit(
+        classifier,
+        train,
+        valid,
+        record,
+        epochs=args.epochs,
+        learning_rate=lambda epoch: learning_rate(args, epoch),
+        first_epoch=first_epoch,
+        best=state.get("best_prec1", 0.0),
+        before_epoch=log_layers,
+        after_epoch=after_epoch,
+    )
+    log_layers(args.epochs)
+    results = {
+        "final validation accuracy": final.valid.top1,
+        "best validation accuracy": final.best,
+        "original parameter count": counts.original,
+        "compressed parameter count": counts.compressed,
+        "compression ratio": counts.ratio,
+        "rank scale": counts.rank_scale,
+        "validation images": f"{args.holdout} held out of the training images" if args.holdout else "the test images",
+        "final test accuracy": classifier.evaluate(test).top1 if args.holdout else final.valid.top1,
+    }
+    if args.square:
+        results["merged test accuracy"] = save_merged(args, computing, classifier, model, test)
+    record.results(results)
+    record.close()
+
+
+def save_merged(
+    args: argparse.Namespace, computing: devices.Computing, classifier: Classifier, model: ResNet, test: Batches
+) -> float:
+    """Multiply the factors of a deep network out, save the dense network, and return its test accuracy."""
+    merged = factorized.merge(copy.deepcopy(model))
+    if computing.is_main:
+        checkpoint.save(args.save_dir / MERGED, {"state_dict": merged.state_dict(), "epoch": args.epochs})
+    return dataclasses.replace(classifier, model=merged).evaluate(test).top1
+
+
+def describe(counts: flags.Factorization) -> str:
+    """Return the parameter counts in words."""
+    if not counts.rank_scale:
+        return f"weights: {counts.original:,}"
+    return (
+        f"weights: {counts.original:,} dense, {counts.compressed:,} factorized at rank scale {counts.rank_scale:g}; "
+        f"compression ratio {counts.ratio:.6f}"
+    )
+
+
+def _depth(args: argparse.Namespace) -> int:
+    return int(args.arch.removeprefix("resnet"))
+
+
+if __name__ == "__main__":
+    run(main, "trainer.py")
