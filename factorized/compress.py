@@ -170,13 +170,13 @@ def factorize(
     chosen = candidates if rank_scale is not None else {name: candidates[name] for name in candidates if name in given}
     new = {
         name: _FACTORIZED_TYPE[type(layer)].from_dense(
-            layer, rank_scale or 1.0, rank=given.get(name), init=None if spectral else init, square=square,
-            square_init=square_init, path=path,
+            layer, 1.0 if rank_scale is None else rank_scale, rank=given.get(name), init=None if spectral else init,
+            square=square, square_init=square_init, path=path,
         )
         for name, layer in chosen.items()
     }  # fmt: skip
     if spectral:
-        FactorizedLayer.warn_of_padding(list(new), *new.values())
+        FactorizedLayer.warn_of_padding([name or "(root)" for name in new], *new.values())
         _spectral_start(chosen, new)
     model = _replace(model, {chosen[name]: layer for name, layer in new.items()})
     if verbose:

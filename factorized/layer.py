@@ -82,7 +82,7 @@ class FactorizedLayer(nn.Module):
     def product(self) -> Tensor:
         """Return the product of the factors, shape (m, n), in the factors' own precision even under autocast."""
         device = self.U.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self.U @ self.right()
         return self.U @ self.right()
