@@ -1,0 +1,48 @@
+"""The networks by name and depth, dense or factorized."""
+
+import argparse
+
+from torch import nn
+
+from factorized import flags
+
+from .presnet import PreResNet
+from .resnet import ResNet
+from .stages import unwrap_projections
+from .vgg import PLANS, VGG
+
+NETWORKS = ("vgg", "resnet", "presnet")
+
+
+def build(network: str, depth: int, num_classes: int, kaiming: bool = False) -> nn.Module:
+    """Return a dense network.
+
+    Args:
+        network: one of `NETWORKS`.
+        kaiming: start the classifier of a VGG Kaiming normal; the other networks know one start only.
+
+    Raises:
+        ValueError: for a depth that the network cannot have.
+    """
+    if network == "vgg":
+        if depth not in PLANS:
+            raise ValueError(f"a vgg has a depth of {', '.join(map(str, PLANS))}, not {depth}")
+        return VGG(depth, num_classes, kaiming)
+    kind, convs = {"resnet": (ResNet, 6), "presnet": (PreResNet, 9)}[network]
+    blocks, rest = divmod(depth - 2, convs)
+    if blocks < 1 or rest:
+        examples = ", ".join(str(convs * n + 2) for n in (2, 3, 5, 18))
+        raise ValueError(f"a {network} has a depth of {convs}n + 2 ({examples}, ...), not {depth}")
+    return kind(blocks, num_classes)
+
+
+def factorize(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, flags.Factorization]:
+    """Factorize a network of `build` as the flags (`factorized.flags` and `kaiming`) ask; return it and its counts.
+
+    Raises:
+        ValueError: as `flags.apply`.
+    """
+    init = "kaiming" if args.kaiming else model.FACTOR_INIT
+    model, counts = flags.apply(model, args, include=model.FACTORIZED, exclude=model.DENSE, init=init)
+    unwrap_projections(model)
+    return model, counts

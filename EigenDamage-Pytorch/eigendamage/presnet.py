@@ -1,0 +1,57 @@
+"""Pre-activation ResNets (He et al. 2016, https://arxiv.org/abs/1603.05027), with blocks of three convolutions.
+
+With n blocks in each of three stages the depth is 9n + 2. Batch normalization and ReLU come before each convolution;
+the shortcut takes the block's input as it is.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .stages import projection, stage
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions. The first block of a stage keeps the width of its input inside."""
+
+    def __init__(self, in_planes: int, planes: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_planes)
+        self.conv1 = nn.Conv2d(in_planes, in_planes, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(in_planes)
+        self.conv2 = nn.Conv2d(in_planes, in_planes, 3, stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(in_planes)
+        self.conv3 = nn.Conv2d(in_planes, planes, 1, bias=False)
+        self.downsample = projection(in_planes, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.relu(self.bn1(x)))
+        out = self.conv2(F.relu(self.bn2(out)))
+        out = self.conv3(F.relu(self.bn3(out)))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+
+class PreResNet(nn.Module):
+    """Stem, three stages of `blocks` blocks of 64, 128 and 256 channels, average over the map, `fc`."""
+
+    # The layers to factorize: every convolution of the blocks, not the stem and not the classifier.
+    FACTORIZED, DENSE = ("layer*.*.conv*", "layer*.*.downsample"), ()
+    FACTOR_INIT = "kaiming"
+
+    def __init__(self, blocks: int, num_classes: int = 10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.layer1 = stage(Bottleneck, blocks, 64, 64, 1)
+        self.layer2 = stage(Bottleneck, blocks, 64, 128, 2)
+        self.layer3 = stage(Bottleneck, blocks, 128, 256, 2)
+        self.bn = nn.BatchNorm2d(256)
+        self.fc = nn.Linear(256, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.constant_(module.weight, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (batch, 3, height, width) to logits (batch, num_classes)."""
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
