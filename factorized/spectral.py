@@ -11,6 +11,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from . import krylov
+
 # The Gram route squares singular values, so a direction loses about eps * (sigma_1 / sigma_r)^2 of its
 # orthogonality. Below this fraction of sigma_1 the full SVD is used instead. float32: 0.05, float64: 2e-6.
 _SMALLEST = {torch.float32: 5e-2, torch.float64: 2e-6}
@@ -80,6 +82,8 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
     if batch.shape[-2] < batch.shape[-1]:
         Q, sigma, PT = _leading_singular_triples(batch.mT, count)
         return PT.mT, sigma, Q.mT
+    if few := krylov.leading_singular_triples(batch, count):
+        return few
     gram = batch.mT @ batch
     if gram.isfinite().all():
         eigenvalues, Q = _leading_eigenvectors(gram, count)

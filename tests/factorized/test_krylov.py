@@ -1,0 +1,88 @@
+"""Few leading directions of large matrices, against decompositions in double precision."""
+
+import pytest
+import torch
+
+from factorized import krylov, spectral_init
+from tests.factorized.test_spectral import matrix_with_spectrum
+
+
+def excess(matrix: torch.Tensor, U: torch.Tensor, VT: torch.Tensor) -> float:
+    """Return by how much the error of `U @ VT` exceeds the smallest possible one for its rank, as a share of that."""
+    sigma = torch.linalg.svdvals(matrix.double())
+    error = torch.linalg.matrix_norm(matrix.double() - U.double() @ VT.double())
+    return (error / sigma[U.shape[1] :].square().sum().sqrt() - 1).item()
+
+
+@pytest.fixture
+def no_gram_matrix(monkeypatch):
+    """Make the slower ways fail."""
+    for name in ("svd", "eigh"):
+        true = getattr(torch.linalg, name)
+
+        def small(matrix, *args, true=true, **options):
+            assert max(matrix.shape) < 512
+            return true(matrix, *args, **options)
+
+        monkeypatch.setattr(torch.linalg, name, small)
+    monkeypatch.setattr("scipy.linalg.eigh", None)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("shape", [(512, 600), (600, 512)])
+@pytest.mark.parametrize("rank", [1, 12])
+def test_random_kernels_lose_nothing(shape, rank, no_gram_matrix):
+    """The flat spectrum of a random kernel is the hard case."""
+    matrix = torch.randn(shape) / 30
+    U, VT = spectral_init(matrix, rank)
+    torch.testing.assert_close(U.mT @ U, VT @ VT.mT, rtol=0, atol=2e-5)
+    assert (U.mT @ U - torch.diag(torch.diag(U.mT @ U))).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("rank", [1, 12])
+def test_error_is_the_smallest_possible(rank):
+    matrix = torch.randn(600, 512) / 30
+    assert krylov.pays(matrix[None], rank)
+    assert abs(excess(matrix, *spectral_init(matrix, rank))) < 2e-7
+
+
+@pytest.mark.parametrize("kind", ["trained", "low rank", "equal", "zero", "huge"])
+def test_other_spectra(kind):
+    sigma = {
+        "trained": torch.logspace(0, -2, 512),
+        "low rank": torch.cat([torch.linspace(1, 0.5, 8), torch.zeros(504)]),
+        "equal": torch.ones(512),
+        "zero": torch.zeros(512),
+        "huge": torch.linspace(1e30, 1e28, 512),
+    }[kind]
+    matrix = matrix_with_spectrum(sigma, 530, 512)
+    U, VT = spectral_init(matrix, 8)
+    assert U.isfinite().all() and VT.isfinite().all()
+    error = torch.linalg.matrix_norm(matrix.double() - U.double() @ VT.double()).item()
+    best = sigma.double()[8:].square().sum().sqrt().item()
+    assert error == pytest.approx(best, rel=1e-6, abs=1e-5)
+    assert (VT @ VT.mT / sigma[0].clamp_min(1e-30)).diagonal().numpy() == pytest.approx(
+        (sigma[:8] / sigma[0].clamp_min(1e-30)).numpy(), rel=1e-4, abs=1e-6
+    )
+
+
+def test_same_result_every_time_without_global_random_numbers():
+    matrix = torch.randn(512, 512)
+    state = torch.get_rng_state()
+    first, second = spectral_init(matrix, 3), spectral_init(matrix, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one, other) for one, other in zip(first, second))
+
+
+@pytest.mark.parametrize(("matrix", "count"), [(torch.ones(1, 511, 511), 2), (torch.ones(1, 512, 512), 17)])
+def test_small_matrices_and_many_directions_take_the_other_way(matrix, count):
+    assert not krylov.pays(matrix, count)
+    assert krylov.leading_singular_triples(matrix, count) is None
+    assert not krylov.pays(torch.ones(1, 512, 512, dtype=torch.float64), 2)
