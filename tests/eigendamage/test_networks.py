@@ -164,7 +164,8 @@ def test_names_of_the_dense_resnet():
 
 def reference_resnet(weights: dict, x: torch.Tensor, blocks: int) -> torch.Tensor:
     def norm(name, x):
-        return F.batch_norm(x, *(weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+        parts = (weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *parts)
 
     x = norm("bn", F.conv2d(x, weights["conv1.weight"], padding=1)).relu()
     for layer, block in [(layer, block) for layer in (1, 2, 3) for block in range(blocks)]:
@@ -228,7 +229,7 @@ def test_every_parameter_gets_a_gradient(network, depth, scale, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "depth", "message"),
-    [("vgg", 12, "11, 13, 16, 19"), ("resnet", 19, "6n"), ("resnet", 2, "6n"), ("presnet", 32, "9n"), ("vgg", -1, "11")],
+    [("vgg", 12, "11, 13, 16, 19"), ("vgg", -1, "11"), ("resnet", 19, "6n"), ("resnet", 2, "6n"), ("presnet", 32, "9n")],
 )
 def test_impossible_depths(network, depth, message):
     with pytest.raises(ValueError, match=message):

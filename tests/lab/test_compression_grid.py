@@ -1,0 +1,65 @@
+"""The settings of the compression study against its tables."""
+
+from collections import Counter
+
+from lab.grid import COMPRESSION
+from lab.scripts import markers, pack
+
+SETTINGS = {setting.name: setting for setting in COMPRESSION.settings}
+
+
+def test_counts_and_times():
+    assert len(SETTINGS) == 78
+    assert Counter(setting.minutes for setting in COMPRESSION.settings) == {80: 26, 36: 26, 630: 13, 200: 13}
+    assert sum(3 * setting.minutes for setting in COMPRESSION.settings) == 690.3 * 60
+    assert sum(3 * setting.runs for setting in COMPRESSION.settings) == 234
+    hours = [slot.minutes / 60 for slot in pack(COMPRESSION.settings, longest_first=COMPRESSION.longest_first)]
+    assert hours == sorted(hours, reverse=True)
+    assert set(hours) == {31.5, 10, 4, 1.8}
+
+
+def test_ratios_and_methods():
+    for label in ("resnet_32_x2", "vgg_19_nfc"):
+        for data in ("cifar10", "cifar100", "tiny_imagenet"):
+            names = [name for name in SETTINGS if name.startswith(f"{data}-{label}-")]
+            assert len(names) == 13
+            found = Counter(name.removeprefix(f"{data}-{label}-").partition("-")[0] for name in names)
+            small = ("0.05", "0.1", "0.15") if (label, data) == ("resnet_32_x2", "tiny_imagenet") else ("0.02", "0.05", "0.1")
+            assert found == {"0.0": 1, **dict.fromkeys(small, 4)}
+            for ratio in small:
+                methods = {name.rpartition("-")[2] for name in names if f"-{ratio}-" in name}
+                assert methods == {"reglr", "spectral", "frob", "spectral+frob"}
+
+
+def test_a_setting_in_full():
+    setting = SETTINGS["tiny_imagenet-vgg_19_nfc-0.02-spectral+frob"]
+    assert setting.variables == (
+        ("DATA", "tiny_imagenet"),
+        ("RATIO", "0.02"),
+        ("MODEL", "vgg"),
+        ("DEPTH", "19"),
+        ("WD", "2E-4"),
+        ("EPOCH", "200"),
+        ("LOGDIR", "$RESULTS/vgg_19_nfc-$DATA/$RATIO/spectral+frob/$TRIAL"),
+    )
+    assert " ".join(COMPRESSION.argv(setting.commands[0])) == (
+        "main_pretrain.py --dataset $DATA --network $MODEL --weight_decay $WD --depth $DEPTH --device $GPU "
+        "--epoch $EPOCH --target-ratio $RATIO --log_dir $LOGDIR --seed $TRIAL --spectral --wd2fd --auto-resume"
+    )
+    assert markers(setting, [2], "results") == [
+        "results/vgg_19_nfc-tiny_imagenet/0.02/spectral+frob/2/results.json"
+    ]
+
+
+def test_the_program_accepts_every_command():
+    import main_pretrain
+
+    for setting in COMPRESSION.settings:
+        values = dict(setting.variables) | {"TRIAL": "3", "GPU": "auto"}
+        program, *tokens = COMPRESSION.argv(setting.commands[0])
+        args = main_pretrain.build_parser().parse_args([values.get(t.removeprefix("$"), t) for t in tokens])
+        main_pretrain.check(args)
+        assert program == "main_pretrain.py"
+        assert (args.epoch, args.seed, args.auto_resume) == (main_pretrain.EPOCHS, 3, True)
+        assert (args.target_ratio, args.weight_decay) == (float(values["RATIO"]), float(values["WD"]))
+        assert (args.spectral, args.wd2fd) == ("spectral" in setting.name, "frob" in setting.name)
