@@ -220,7 +220,8 @@ def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="lab.scripts", description=__doc__.splitlines()[0])
     add, count = parser.add_argument, number(int, least=1)
-    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="folders of the studies (default: all)")
+    names = list(STUDIES)
+    add("--study", nargs="+", choices=names, default=names, metavar="NAME", help=f"{', '.join(names)} (default: all)")
     add("--only", metavar="GLOB", default="*", help="only settings with such a name")
     add("--additions", action="store_true", help="also the settings that the paper's grid lacks")
     add("--trials", type=count, default=3, metavar="N", help="trials of each setting (default 3)")

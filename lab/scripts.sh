@@ -1,9 +1,10 @@
 # Sourced by every generated script, which sets ROOT (the repository) and enters the folder of its study before.
 #
-# The arguments of a script are appended to each of its training commands. From the environment:
+# The arguments of a script are appended to each of its training commands, which run in that folder. From the
+# environment:
 #   PYTHON   the interpreter (default: of the active environment, else of the repository's .venv, else python3)
 #   GPU      the device the programs get
-#   RESULTS  where the results go; a relative path starts at the folder of the study
+#   RESULTS  where the results go; a relative path starts at the folder of the study, too
 # For example, to try a script quickly: RESULTS=/tmp/try ./SCRIPT.sh --epochs 1 --data digits
 
 # A shortened run among the paper's results would count as finished ever after.
@@ -12,15 +13,12 @@ if (($#)) && [[ -z ${RESULTS:-} ]]; then
   exit 2
 fi
 
-if [[ -z ${PYTHON:-} ]]; then
-  if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
-    PYTHON=python
-  elif [[ -x $ROOT/.venv/bin/python ]]; then
-    PYTHON=$ROOT/.venv/bin/python
-  else
-    PYTHON=python3
+for environment in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}" "$ROOT/.venv"; do
+  if [[ -z ${PYTHON:-} && -n $environment && -x $environment/bin/python ]]; then
+    PYTHON=$environment/bin/python
   fi
-fi
+done
+PYTHON=${PYTHON:-python3}
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 # the log is a pipe, and should show what happens when it happens
 

@@ -195,8 +195,9 @@ def start(home, tmp_path):
 
     def start(script: str, *flags: str, folder: Path = home / "generated-scripts", **environment: str):
         clean = {name: value for name, value in os.environ.items() if name not in ("GPU", "RESULTS", "PYTHONPATH")}
-        environment = {"PYTHON": sys.executable, "CALLS": str(calls), **environment}
-        command = [str(folder / script), *flags]
+        # with CDPATH, cd to a relative folder goes elsewhere or prints
+        environment = {"PYTHON": sys.executable, "CALLS": str(calls), "CDPATH": ".", **environment}
+        command = [os.path.relpath(folder / script, tmp_path), *flags]
         done = subprocess.run(command, cwd=tmp_path, env=clean | environment, capture_output=True, text=True)
         lines = calls.read_text().splitlines() if calls.exists() else []
         return done, [json.loads(line) for line in lines]
@@ -272,7 +273,7 @@ def test_packed_scripts_elsewhere_with_odd_names(home, start, tmp_path):
     out = tmp_path / "out put"
     results = 'it\'s $HOME {a} "b"'
     scripts.main(["--only", "*resnet44*", "--devices", "1", "--results", results, "--out", str(out), "--trials", "2"])
-    done, calls = start("slot_0.sh", folder=out / RESNET.folder / "generated-scripts", CDPATH="/")
+    done, calls = start("slot_0.sh", folder=out / RESNET.folder / "generated-scripts")
     assert done.returncode == 0, done.stderr
     model, rest = f"{results}/resnet44-", "0.0/1E-4/reglr"
     assert folders(calls) == [f"{model}{data}/{rest}/{trial}" for data in ("cifar100", "cifar10") for trial in (1, 2)]
@@ -283,20 +284,20 @@ def test_packed_scripts_elsewhere_with_odd_names(home, start, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "chosen"),
     [
-        ({}, "interpreter repository"),
-        ({"VIRTUAL_ENV": "x"}, "interpreter active"),
-        ({"CONDA_PREFIX": "x"}, "interpreter active"),
-        ({"VIRTUAL_ENV": "x", "PYTHON": "/bin/echo"}, "trainer.py --data cifar10"),
+        ({}, "interpreter .venv"),
+        ({"CONDA_PREFIX": "conda env"}, "interpreter conda env"),
+        ({"CONDA_PREFIX": "conda env", "VIRTUAL_ENV": "active"}, "interpreter active"),
+        ({"VIRTUAL_ENV": "not there"}, "interpreter .venv"),
+        ({"VIRTUAL_ENV": "active", "PYTHON": "/bin/echo"}, "trainer.py --data cifar10"),
     ],
 )
-def test_choice_of_the_interpreter(home, start, tmp_path, environment, chosen):
+def test_choice_of_the_interpreter(home, start, environment, chosen):
     scripts.main(["--only", NORM])
-    (home.parent / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / "active").mkdir()
-    for path in (home.parent / ".venv" / "bin" / "python", tmp_path / "active" / "python"):
-        name = "active" if path.parent.name == "active" else "repository"
-        path.write_text(f"#!/bin/sh\necho interpreter {name}\n")
-        path.chmod(0o755)
-    path = f"{tmp_path / 'active'}{os.pathsep}{os.environ['PATH']}"
-    done, _ = start(f"{NORM}.sh", **{"PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "PATH": path, **environment})
+    for name in (".venv", "conda env", "active"):
+        python = home.parent / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\necho interpreter {name}\n")
+        python.chmod(0o755)
+    values = {name: value if name == "PYTHON" else str(home.parent / value) for name, value in environment.items()}
+    done, _ = start(f"{NORM}.sh", **{"PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", **values})
     assert f"\n{chosen}" in done.stdout
