@@ -21,25 +21,32 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 Files = dict[str, list[tuple[Path, int]]]
 
 
-def find(folder: Path) -> tuple[tuple[str, ...], Files]:
+def find(folder: Path, train: tuple[str, ...] = ("train",)) -> tuple[tuple[str, ...], Files]:
     """Return the classes in `folder`, an absolute path, sorted, and the image files of its parts `train` and `test`.
 
-    Classes are the folders in `train`. Those in `test`, or `val` if there is no `test`, are among them. Hidden files
-    and files that are no images by their name are passed over.
+    Classes are the folders of the first of `train`; their images may be one level further down in a folder `images`, as
+    in Tiny ImageNet. The classes in `test`, or `val` if there is no `test`, are among them; in place of folders it may
+    have `images` and `val_annotations.txt`. Hidden files and files that are no images by their name are passed over.
+
+    Args:
+        train: folders of training images, which are joined.
 
     Raises:
         UserError: if a part, the images of a class, or the class of a test image in `train` are missing.
     """
-    train, test = folder / "train", folder / "test" if (folder / "test").is_dir() else folder / "val"
-    if not (train.is_dir() and test.is_dir()):
-        raise UserError(f"{folder} must have a folder train, and test or val, with a folder of images for each class")
+    parts, test = [folder / name for name in train], folder / "test" if (folder / "test").is_dir() else folder / "val"
+    for part in (*parts, test):
+        if not part.is_dir():
+            wanted = ", ".join(train)
+            raise UserError(
+                f"{folder} must have a folder {wanted}, and test or val, with a folder of images for each class"
+            )
     try:
-        classes = tuple(_folders(train))
-        unknown = [name for name in _folders(test) if name not in classes]
-        if unknown:
-            raise UserError(f"{test / unknown[0]} is of a class that {train} does not have")
+        classes = tuple(_folders(parts[0]))
         places = {name: position for position, name in enumerate(classes)}
-        return classes, {"train": _images(train, places), "test": _images(test, places)}
+        annotations = test / "val_annotations.txt"
+        tests = _annotated(annotations, places) if annotations.is_file() else _images(test, places)
+        return classes, {"train": [image for part in parts for image in _images(part, places)], "test": tests}
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -76,12 +83,31 @@ def _folders(part: Path) -> list[str]:
 def _images(part: Path, places: dict[str, int]) -> list[tuple[Path, int]]:
     found = []
     for name in _folders(part):
-        entries = (part / name).iterdir()
-        images = sorted(e for e in entries if e.suffix.lower() in SUFFIXES and not e.name.startswith("."))
+        if name not in places:
+            raise UserError(f"{part / name} is of a class that the training images do not have")
+        folder = part / name / "images" if (part / name / "images").is_dir() else part / name
+        images = sorted(e for e in folder.iterdir() if e.suffix.lower() in SUFFIXES and not e.name.startswith("."))
         if not images:
             raise UserError(f"{part / name} has no images ({', '.join(SUFFIXES)})")
         found += [(image, places[name]) for image in images]
     return found
+
+
+def _annotated(annotations: Path, places: dict[str, int]) -> list[tuple[Path, int]]:
+    """Return the images in the folder `images` beside `annotations`, whose lines begin with file name, tab, class."""
+    found = []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        label = rest.partition("\t")[0]
+        image = annotations.parent / "images" / Path(name).name
+        if label not in places:
+            raise UserError(f"{annotations}, line {number}: no training images are of class {label!r}")
+        if not image.is_file():
+            raise UserError(f"{annotations}, line {number}: there is no {image}; unpack the archive again")
+        found.append((image, places[label]))
+    if not found:
+        raise UserError(f"{annotations} is empty; unpack the archive again")
+    return sorted(found)
 
 
 def _fingerprint(files: Files) -> str:

@@ -14,6 +14,8 @@ from .cli import UserError
 
 __all__ = ["LOADERS", "Batches", "ImageSet", "load"]
 
+TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")  # URL, MD5
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -77,8 +79,12 @@ def load(name: str, data_dir: Path) -> tuple[ImageSet, ImageSet]:
             f"no data set or folder {name}: choose {', '.join(LOADERS)}, "
             "or a folder with train/CLASS/ and test/CLASS/ (or val/CLASS/) full of images"
         )
-    classes, files = image_folder.find(folder)
-    parts = image_folder.read(folder, files, Path(data_dir) / "cache")
+    return _from_files(folder, Path(data_dir))
+
+
+def _from_files(folder: Path, data_dir: Path, train: tuple[str, ...] = ("train",)) -> tuple[ImageSet, ImageSet]:
+    classes, files = image_folder.find(folder, train)
+    parts = image_folder.read(folder, files, data_dir / "cache")
     return tuple(ImageSet(*parts[part], classes, flip=True) for part in ("train", "test"))
 
 
@@ -108,6 +114,36 @@ def _downloaded(source: type, data_dir: Path, train: bool) -> object:
         ) from None
 
 
+def _tiny_imagenet(data_dir: Path) -> tuple[ImageSet, ImageSet]:
+    """Return Tiny ImageNet: 64 x 64 pixels, 200 classes of 500 images, 50 of each for testing, where it is unpacked."""
+    folders = [data_dir / name for name in ("tiny_imagenet", "tiny-imagenet-200")]
+    folder = next((folder for folder in folders if folder.is_dir()), None) or _unpacked(TINY_IMAGENET, folders[1])
+    return _from_files(folder.resolve(), data_dir)
+
+
+def _unpacked(source: tuple[str, str], folder: Path) -> Path:
+    """Download the archive at `source` (URL, MD5) and unpack its `folder`, all or not at all; return that."""
+    from torchvision.datasets.utils import download_and_extract_archive  # slow to import, and only used here
+
+    url, md5 = source
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        download_and_extract_archive(url, folder.parent, partial, md5=md5)
+        (partial / folder.name).rename(folder)
+        partial.rmdir()
+    except Exception as error:  # of the network, the disk, a checksum, an archive: there is no common type
+        raise UserError(f"cannot download {url} ({error}): unpack it in {folder.parent}, as {folder.name}") from None
+    return folder
+
+
+def _cinic10(data_dir: Path) -> tuple[ImageSet, ImageSet]:
+    """Return CINIC-10: 32 x 32 pixels, 10 classes; its training and validation images are joined."""
+    folder = (data_dir / "cinic-10").resolve()
+    if not folder.is_dir():
+        raise UserError(f"no {folder}: unpack CINIC-10.tar.gz from https://datashare.ed.ac.uk/handle/10283/3192 there")
+    return _from_files(folder, data_dir, ("trainval",) if (folder / "trainval").is_dir() else ("train", "valid"))
+
+
 def _digits(data_dir: Path) -> tuple[ImageSet, ImageSet]:
     """Return scikit-learn's 1,797 handwritten digits, enlarged from 8 x 8 to 32 x 32; 360 of them are for testing."""
     from sklearn.datasets import load_digits  # slow to import, and only used here
@@ -123,5 +159,7 @@ def _digits(data_dir: Path) -> tuple[ImageSet, ImageSet]:
 LOADERS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
     "cifar10": lambda data_dir: _cifar("CIFAR10", data_dir),
     "cifar100": lambda data_dir: _cifar("CIFAR100", data_dir),
+    "cinic-10": _cinic10,
+    "tiny_imagenet": _tiny_imagenet,
     "digits": _digits,
 }

@@ -229,7 +229,7 @@ def test_every_parameter_gets_a_gradient(network, depth, scale, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "depth", "message"),
-    [("vgg", 12, "11, 13, 16, 19"), ("vgg", -1, "11"), ("resnet", 19, "6n"), ("resnet", 2, "6n"), ("presnet", 32, "9n")],
+    [("vgg", 12, "11, 13, 16, 19"), ("vgg", -1, "11"), ("resnet", 19, "6n"), ("resnet", 2, "6n"), ("presnet", 3, "9n")],
 )
 def test_impossible_depths(network, depth, message):
     with pytest.raises(ValueError, match=message):

@@ -24,7 +24,8 @@ def test_ratios_and_methods():
             names = [name for name in SETTINGS if name.startswith(f"{data}-{label}-")]
             assert len(names) == 13
             found = Counter(name.removeprefix(f"{data}-{label}-").partition("-")[0] for name in names)
-            small = ("0.05", "0.1", "0.15") if (label, data) == ("resnet_32_x2", "tiny_imagenet") else ("0.02", "0.05", "0.1")
+            larger = (label, data) == ("resnet_32_x2", "tiny_imagenet")
+            small = ("0.05", "0.1", "0.15") if larger else ("0.02", "0.05", "0.1")
             assert found == {"0.0": 1, **dict.fromkeys(small, 4)}
             for ratio in small:
                 methods = {name.rpartition("-")[2] for name in names if f"-{ratio}-" in name}

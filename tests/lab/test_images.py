@@ -244,7 +244,7 @@ def test_digits(tmp_path):
 
 
 def test_unknown_names_list_the_choices(tmp_path):
-    with pytest.raises(UserError, match="cifar20.*cifar10, cifar100, digits.*folder"):
+    with pytest.raises(UserError, match="cifar20.*cifar10, cifar100, cinic-10, tiny_imagenet, digits.*folder"):
         load("cifar20", tmp_path)
 
 
@@ -351,7 +351,7 @@ def spoil_empty_class(folder):
 
 def spoil_unknown_class(folder):
     write_image(folder / "test/cow/0.png")
-    return "cow is of a class that .*train does not have"
+    return "cow is of a class that the training images do not have"
 
 
 def spoil_no_test(folder):
