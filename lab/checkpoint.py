@@ -54,11 +54,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> object:
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); it may be truncated") from None
 
 
-def training_state(model: nn.Module, optimizer: Optimizer, computing: Computing, **progress) -> dict:
-    """Return all that an exact continuation needs. `progress` is the trainer's own: epoch, best score, history."""
+def training_state(optimizer: Optimizer, computing: Computing) -> dict:
+    """Return what an exact continuation needs beside the weights, the epoch, and what else the trainer keeps."""
     return {
-        **progress,
-        "state_dict": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": computing.scaler.state_dict(),
         "random": random_state(),
@@ -87,14 +85,15 @@ def restore_training(state: dict, model: nn.Module, optimizer: Optimizer, comput
 
 
 def load_weights(model: nn.Module, state: object, source: Path) -> None:
-    """Load `state["state_dict"]` into `model`.
+    """Load the weights in `state`, its `state_dict` or `net`, into `model`.
 
     Raises:
-        UserError: if there is none, or it belongs to another network.
+        UserError: if there are none, or they belong to another network.
     """
-    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
-        raise UserError(f"{source} holds no network: a checkpoint has a state_dict")
-    saved, wanted = state["state_dict"], model.state_dict()
+    saved = (state.get("state_dict") or state.get("net")) if isinstance(state, dict) else None
+    if not isinstance(saved, dict):
+        raise UserError(f"{source} holds no network: a checkpoint has a state_dict or net")
+    wanted = model.state_dict()
     differing = [name for name in {**wanted, **saved} if _shape(saved, name) != _shape(wanted, name)]
     if differing:
         name = differing[0]

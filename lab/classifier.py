@@ -100,9 +100,9 @@ class Epoch(NamedTuple):
     """highest validation accuracy so far, percent"""
     is_best: bool
 
-    def scalars(self) -> dict[str, float]:
-        """Return losses and accuracies by TensorBoard tag."""
-        averages = {"train": self.train, "valid": self.valid}
+    def scalars(self, valid: str = "valid") -> dict[str, float]:
+        """Return losses and accuracies by TensorBoard tag; those of validation begin with `valid`."""
+        averages = {"train": self.train, valid: self.valid}
         return {f"{part}/{tag}": v for part, a in averages.items() for tag, v in (("acc", a.top1), ("loss", a.loss))}
 
 

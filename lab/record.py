@@ -19,16 +19,19 @@ from .checkpoint import save_json
 from .cli import UserError
 
 # These may differ between the parts of one run: they change how it is run, not what it computes.
-_FREE = {"resume", "overwrite", "device", "workers", "print_freq", "data_dir", "strict"}
+_FREE = {"resume", "auto_resume", "load_path", "overwrite", "device", "workers", "print_freq", "strict"}
+_FREE |= {"data_dir", "save_dir", "log_dir"}
 
 
-def find_checkpoint(args: argparse.Namespace, folder: Path, name: str, files: Iterable[str]) -> Path | None:
-    """Return the checkpoint that `--resume` asks to continue from, or None to start afresh.
-
-    `--resume auto` is the file `name` in `folder`, where a run with the same arguments may have left it.
+def find_checkpoint(
+    args: argparse.Namespace, request: str, folder: Path, name: str, files: Iterable[str]
+) -> Path | None:
+    """Return the checkpoint to continue from, or None to start afresh.
 
     Args:
-        args: parsed flags, among them `resume` and `overwrite`.
+        args: parsed flags, among them `overwrite`.
+        request: a file; `auto`, for the file `name` in `folder`, where a run with the same arguments may have left it;
+            or nothing.
         files: names of the files of a run, beside those that every run has.
 
     Raises:
@@ -36,19 +39,20 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, name: str, files: It
             the file is not there.
         SystemExit: with status 0, if the run is finished already.
     """
-    if args.resume == "auto":
+    if request == "auto":
         _check_same_arguments(folder, args)
         if (folder / "results.json").exists():
             print(f"{folder} holds this run, finished")
             raise SystemExit(0)
         return folder / name if (folder / name).exists() else None
-    source = Path(args.resume) if args.resume else None
+    source = Path(request) if request else None
     if source and not source.is_file():
-        raise UserError(f"--resume {source}: no such file")
+        raise UserError(f"cannot continue from {source}: no such file")
+    automatic = "--auto-resume" if "auto_resume" in args else "--resume auto"
     if _files_of_run(folder, files) and not args.overwrite and not (source and _same_folder(source.parent, folder)):
         raise UserError(
-            f"{folder} already holds a run: continue it with --resume auto, replace it with --overwrite, "
-            "or use another folder"
+            f"{folder} already holds a run: continue it with {automatic}, "
+            "replace it with --overwrite, or use another folder"
         )
     return source
 
@@ -66,9 +70,14 @@ def open_folder(folder: Path, args: argparse.Namespace, *, keep: bool, files: It
         folder.mkdir(parents=True, exist_ok=True)
         for path in [] if keep else _files_of_run(folder, files):
             path.unlink()
-        save_json(folder / "args.json", {name: _plain(value) for name, value in vars(args).items()})
+        save_json(folder / "args.json", plain(args))
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+
+
+def plain(args: argparse.Namespace) -> dict:
+    """Return parsed flags by name, in types that JSON and checkpoints can hold."""
+    return {name: _plain(value) for name, value in vars(args).items()}
 
 
 def _files_of_run(folder: Path, files: Iterable[str]) -> list[Path]:

@@ -6,16 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from lab.images import Batches
 from norms import NormImposer, NormRecorder, read_norms
 from resnet import BLOCK_CONVS, DEPTHS, ResNet, resnet
 
 import factorized
 from factorized import flags
-from lab import checkpoint, devices, images
+from lab import checkpoint, devices, training
 from lab.classifier import Classifier, Epoch, fit
 from lab.cli import Parser, UserError, number, run
-from lab.record import Record, find_checkpoint, open_folder
+from lab.images import Batches
+from lab.record import Record, open_folder
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 WARM_UP_DEPTHS = (56, 110, 1202)
@@ -88,15 +88,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def learning_rate(args: argparse.Namespace, epoch: int) -> float:
-    """Return the rate of an epoch: a tenth from half of the epochs on, a hundredth from three quarters on.
-
-    The first epoch is never lowered by that, and two milestones on one epoch count once, so that very short runs train.
-    The deep networks of `WARM_UP_DEPTHS` run epoch 0 at a tenth of the base rate.
-    """
-    milestones = {args.epochs // 2, args.epochs * 3 // 4} - {0}
-    drops = sum(epoch >= milestone for milestone in milestones)
+    """Return the rate of an epoch. The deep networks of `WARM_UP_DEPTHS` run epoch 0 at a tenth of the base rate."""
     warm_up = epoch == 0 and _depth(args) in WARM_UP_DEPTHS
-    return args.lr * 0.1 ** (drops + warm_up)
+    return args.lr * 0.1 ** (training.drops(epoch, args.epochs) + warm_up)
 
 
 def build_model(args: argparse.Namespace, num_classes: int) -> tuple[ResNet, flags.Factorization]:
@@ -114,35 +108,10 @@ def build_model(args: argparse.Namespace, num_classes: int) -> tuple[ResNet, fla
 
 def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.Computing) -> torch.optim.SGD:
     """Return SGD with L2 decay, and Frobenius decay of the factorized layers attached if `--wd2fd` asks for it."""
-    groups = factorized.parameter_groups(model, args.weight_decay, frobenius=args.wd2fd)
-    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
-    if args.wd2fd and not args.no_frob:
-        in_backward = not computing.scaler.is_enabled()
-        factorized.FrobeniusDecay(model, args.weight_decay, in_backward=in_backward).attach(optimizer)
-    return optimizer
-
-
-def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
-    """Return the batches to train on, to validate on after every epoch, and to test on at the end.
-
-    Validation and test are the same, as in the paper, unless images are held out.
-    """
-    train, test = (part.to(computing.device) for part in images.load(args.data, args.data_dir))
-    if args.holdout >= len(train):
-        raise UserError(f"--holdout {args.holdout} leaves none of the {len(train)} training images")
-    valid = test
-    if args.holdout:
-        train, valid = train.split(args.holdout, torch.Generator().manual_seed(args.seed))
-    shared = {
-        "rank": computing.rank,
-        "world_size": computing.world_size,
-        "channels_last": args.channels_last,
-    }
-    return (
-        Batches(train, args.batch_size, train=True, seed=args.seed, **shared),
-        Batches(valid, 128, train=False, **shared),
-        Batches(test, 128, train=False, **shared),
-    )
+    return training.sgd(
+        model, computing, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay,
+        exempt_factors=args.wd2fd, frobenius=args.wd2fd and not args.no_frob,
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -150,7 +119,9 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     check(args)
     computing = devices.start(args)
-    train, valid, test = load_data(args, computing)
+    train, valid, test = training.load_batches(
+        args.data, args, computing, batch_size=args.batch_size, evaluation_size=128
+    )
     model, counts = build_model(args, len(train.data.classes))
     model = computing.place(model)
     optimizer = build_optimizer(args, model, computing)
@@ -174,14 +145,10 @@ def train_network(
     """Train, and leave the run's files in `--save-dir`. All that can be wrong is found before anything is written."""
     train, valid, test = data
     folder: Path = args.save_dir
-    source = find_checkpoint(args, folder, CHECKPOINT, FILES) if computing.is_main else None
-    source = computing.share(source)
-    state = checkpoint.load(source, computing.device) if source else {}
-    if source:
-        checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
+    source, state = training.resume(
+        args, args.resume, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epochs
+    )
     first_epoch = state.get("epoch", args.start_epoch)
-    if first_epoch > args.epochs:
-        raise UserError(f"{source} has been trained for {first_epoch} epochs already, --epochs is {args.epochs}")
     layers = model.block_convs()
     recorder = NormRecorder(layers, args.epochs, len(train)) if args.dump_frobnorms else None
     shape = (args.epochs, len(train), len(layers))
@@ -191,7 +158,7 @@ def train_network(
     if computing.is_main:
         open_folder(folder, args, keep=source is not None and source.parent == folder, files=FILES)
     record = Record(folder, computing.is_main, first_epoch, state.get("seconds", 0.0))
-    record.line(describe(counts))
+    record.line(training.describe(counts))
 
     def after_step(epoch: int, iteration: int) -> None:
         for watcher in (recorder, imposer):  # norms are recorded as they are before others are imposed
@@ -207,15 +174,15 @@ def train_network(
             return
         weights = {"state_dict": model.state_dict(), "best_prec1": epoch.best, "epoch": epoch.index + 1}
         last = epoch.index + 1 == args.epochs
-        if last or (epoch.index and args.save_every and epoch.index % args.save_every == 0):
-            if recorder:
-                recorder.save(folder / NORMS)
-            progress = {"epoch": epoch.index + 1, "best_prec1": epoch.best, "seconds": record.seconds}
-            state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
-            checkpoint.save(folder / CHECKPOINT, state)
         checkpoint.save(folder / LATEST, weights)
         if epoch.is_best:
             checkpoint.save(folder / BEST, weights)
+        # Last, so that an interruption repeats the epoch with all that it writes.
+        if last or (epoch.index and args.save_every and epoch.index % args.save_every == 0):
+            if recorder:
+                recorder.save(folder / NORMS)
+            state = checkpoint.training_state(classifier.optimizer, computing)
+            checkpoint.save(folder / CHECKPOINT, {**weights, "seconds": record.seconds, **state})
 
     classifier.after_step = after_step if recorder or imposer else None
     last = fit(
@@ -231,17 +198,7 @@ def train_network(
         after_epoch=after_epoch,
     )
     log_layers(args.epochs)
-    final = last.valid.top1 if last else classifier.evaluate(valid).top1  # stopped between last checkpoint and results
-    results = {
-        "final validation accuracy": final,
-        "best validation accuracy": last.best if last else state["best_prec1"],
-        "original parameter count": counts.original,
-        "compressed parameter count": counts.compressed,
-        "compression ratio": counts.ratio,
-        "rank scale": counts.rank_scale,
-        "validation images": f"{args.holdout} held out of the training images" if args.holdout else "the test images",
-        "final test accuracy": classifier.evaluate(test).top1 if args.holdout else final,
-    }
+    results = training.results(classifier, last, state.get("best_prec1"), counts, valid, test)
     if args.square:
         results["merged test accuracy"] = save_merged(args, computing, classifier, model, test)
     record.results(results)
@@ -256,16 +213,6 @@ def save_merged(
     if computing.is_main:
         checkpoint.save(args.save_dir / MERGED, {"state_dict": merged.state_dict(), "epoch": args.epochs})
     return dataclasses.replace(classifier, model=merged).evaluate(test).top1
-
-
-def describe(counts: flags.Factorization) -> str:
-    """Return the parameter counts in words."""
-    if not counts.rank_scale:
-        return f"weights: {counts.original:,}"
-    return (
-        f"weights: {counts.original:,} dense, {counts.compressed:,} factorized at rank scale {counts.rank_scale:g}; "
-        f"compression ratio {counts.ratio:.6f}"
-    )
 
 
 def _depth(args: argparse.Namespace) -> int:
