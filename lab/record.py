@@ -47,7 +47,7 @@ def find_checkpoint(
         return folder / name if (folder / name).exists() else None
     source = Path(request) if request else None
     if source and not source.is_file():
-        raise UserError(f"cannot continue from {source}: no such file")
+        raise UserError(f"{'--load_path' if getattr(args, 'load_path', '') else '--resume'} {source}: no such file")
     automatic = "--auto-resume" if "auto_resume" in args else "--resume auto"
     if _files_of_run(folder, files) and not args.overwrite and not (source and _same_folder(source.parent, folder)):
         raise UserError(

@@ -109,7 +109,8 @@ def resume(
     state = checkpoint.load(source, computing.device)
     checkpoint.restore_training(state, model, optimizer, computing, source)
     if state.get("epoch", 0) > epochs:
-        raise UserError(f"{source} has been trained for {state['epoch']} epochs already, this run is of {epochs}")
+        flag = "--epochs" if "epochs" in args else "--epoch"
+        raise UserError(f"{source} has been trained for {state['epoch']} epochs already, {flag} is {epochs}")
     return source, state
 
 

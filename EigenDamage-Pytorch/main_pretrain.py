@@ -1,0 +1,177 @@
+"""Train VGGs and ResNets, dense or to a parameter budget (Khodak et al. 2021, section 5). `--help` lists the flags."""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from eigendamage import networks
+from torch import nn
+
+import factorized
+from factorized import flags
+from lab import checkpoint, devices, training
+from lab.classifier import Classifier, Epoch, fit
+from lab.cli import Parser, UserError, number, run
+from lab.images import Batches
+from lab.record import Record, open_folder, plain
+
+DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+EPOCHS = 200
+CHECKPOINT, BEST = "checkpoint.t7", "best.t7"
+FILES = (CHECKPOINT, BEST)
+
+# Mean and standard deviation of the channels, for pixels in [0, 1]. Other image sets get those of ImageNet.
+NORMALIZATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "cinic-10": ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)),
+    "tiny_imagenet": (
+        (0.48024578664982126, 0.44807218089384643, 0.3975477478649648),
+        (0.2769864069088257, 0.26906448510256, 0.282081906210584),
+    ),
+}
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="main_pretrain.py", description=__doc__)
+    add = parser.add_argument
+    count, positive, real = number(int, least=0), number(int, least=1), number(float, least=0)
+    sets = f"{', '.join(NORMALIZATION)}, digits, or a folder with train/CLASS/* and test/CLASS/*"
+    # fmt: off
+    add("--network", choices=networks.NETWORKS, default="vgg", help="network (default vgg)")
+    add("--depth", type=int, default=19, help="vgg: 11, 13, 16, 19 (default); resnet: 6n + 2; presnet: 9n + 2")
+    add("--kaiming", action="store_true", help="start the classifier of a vgg, and factors, Kaiming normal")
+    add("--dataset", default="cifar10", help=f"{sets} (default cifar10)")
+    add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
+    add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
+    add("--epoch", type=count, default=EPOCHS, help=f"number of epochs (default {EPOCHS})")
+    add("--batch_size", type=positive, default=128, help="images per step, over all processes (default 128)")
+    add("--learning_rate", type=real, default=0.1, help="learning rate at the start (default 0.1)")
+    add("--weight_decay", type=real, default=3e-3, help="coefficient of L2 and Frobenius decay (default 3e-3)")
+    add("--decay_every", type=int, default=60, help=argparse.SUPPRESS)
+    add("--decay_ratio", type=float, default=0.1, help=argparse.SUPPRESS)
+    add("--log_dir", type=Path, default=Path("runs/pretrain"), help="folder of the run (default runs/pretrain)")
+    add("--auto-resume", action="store_true", help="continue the run in --log_dir if there is one")
+    add("--resume", "-r", action="store_true", help="continue the run in --log_dir, which must be there")
+    add("--load_path", default="", metavar="FILE", help="or continue from this checkpoint")
+    add("--overwrite", action="store_true", help="replace the run that --log_dir holds")
+    # fmt: on
+    flags.add_flags(parser)
+    devices.add_flags(parser)
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError for flags that contradict or need each other."""
+    try:
+        flags.check(args)
+    except ValueError as error:
+        raise UserError(error) from None
+    asked = [f"--{flag}" for flag in ("auto-resume", "resume", "load_path") if getattr(args, flag.replace("-", "_"))]
+    if len(asked) > 1:
+        raise UserError(f"give only one of {', '.join(asked)}")
+    if args.auto_resume and args.overwrite:
+        raise UserError("--auto-resume continues the run in --log_dir, --overwrite replaces it: give only one")
+    for flag, default in (("decay_every", 60), ("decay_ratio", 0.1)):
+        if getattr(args, flag) != default:
+            message = f"--{flag} has no effect: the rate falls to a tenth at 1/2 and again at 3/4 of the epochs"
+            warnings.warn(message, stacklevel=2)
+
+
+def build_model(args: argparse.Namespace, num_classes: int) -> tuple[nn.Module, flags.Factorization]:
+    """Return the network that the flags ask for, with its counts."""
+    try:
+        return networks.factorize(networks.build(args.network, args.depth, num_classes, args.kaiming), args)
+    except ValueError as error:
+        raise UserError(error) from None
+
+
+def build_optimizer(args: argparse.Namespace, model: nn.Module, computing: devices.Computing) -> torch.optim.SGD:
+    """Return SGD with L2 decay, or with `--wd2fd` Frobenius decay on the factors in place of it."""
+    return training.sgd(
+        model, computing, lr=args.learning_rate, momentum=0.9, weight_decay=args.weight_decay,
+        exempt_factors=args.wd2fd, frobenius=args.wd2fd,
+    )  # fmt: skip
+
+
+def learning_rate(args: argparse.Namespace, epoch: int) -> float:
+    """Return the rate of an epoch."""
+    return args.learning_rate * 0.1 ** training.drops(epoch, args.epoch)
+
+
+def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
+    """Return the batches to train, validate and test on, normalized with the statistics of their data set."""
+    options = dict(zip(("mean", "std"), NORMALIZATION.get(args.dataset, ())))
+    return training.load_batches(
+        args.dataset, args, computing, batch_size=args.batch_size, evaluation_size=256, **options
+    )
+
+
+def layer_metrics(model: nn.Module, lr: float) -> dict[str, float]:
+    """Return mean norm and non-orthogonality of the factorized layers by TensorBoard tag; nothing if all are dense."""
+    layers = factorized.factorized_modules(model).values()
+    metrics = factorized.layer_metrics(layers, lr) if layers else {}
+    return {tag: metrics[tag] for tag in ("metric/FrobNorm", "metric/NonOrth") if tag in metrics}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train as the command line says, and leave the files of the run in `--log_dir`."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    computing = devices.start(args)
+    train, valid, test = load_data(args, computing)
+    model, counts = build_model(args, len(train.data.classes))
+    model = computing.place(model)
+    classifier = Classifier(computing.wrap(model), build_optimizer(args, model, computing), computing)
+
+    folder: Path = args.log_dir
+    request = "auto" if args.auto_resume else str(folder / CHECKPOINT) if args.resume else args.load_path
+    source, state = training.resume(
+        args, request, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epoch
+    )
+    if computing.is_main:
+        open_folder(folder, args, keep=source is not None and source.parent == folder, files=FILES)
+    record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
+    record.line(training.describe(counts))
+
+    def log_rate(epoch: int) -> None:
+        record.scalars({"train/lr": classifier.optimizer.param_groups[0]["lr"]}, epoch)
+
+    def log_and_save(epoch: Epoch) -> None:
+        metrics = layer_metrics(model, classifier.optimizer.param_groups[0]["lr"])
+        record.scalars(epoch.scalars(valid="test") | metrics, epoch.index)
+        if not computing.is_main:
+            return
+        weights = {
+            "net": model.state_dict(),
+            "best_acc": epoch.best,
+            "epoch": epoch.index + 1,
+            "loss": epoch.valid.loss,
+            "args": plain(args),
+        }
+        if epoch.is_best:
+            checkpoint.save(folder / BEST, weights)
+        # Last, so that an interruption repeats the epoch with all that it writes.
+        progress = checkpoint.training_state(classifier.optimizer, computing)
+        checkpoint.save(folder / CHECKPOINT, {**weights, "seconds": record.seconds, **progress})
+
+    last = fit(
+        classifier,
+        train,
+        valid,
+        record,
+        epochs=args.epoch,
+        learning_rate=lambda epoch: learning_rate(args, epoch),
+        first_epoch=state.get("epoch", 0),
+        best=state.get("best_acc", 0.0),
+        before_epoch=log_rate,
+        after_epoch=log_and_save,
+    )
+    record.results(training.results(classifier, last, state.get("best_acc"), counts, valid, test))
+    record.close()
+
+
+if __name__ == "__main__":
+    run(main, "main_pretrain.py")
