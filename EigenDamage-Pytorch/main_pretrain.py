@@ -14,7 +14,7 @@ from lab import checkpoint, devices, training
 from lab.classifier import Classifier, Epoch, fit
 from lab.cli import Parser, UserError, number, run
 from lab.images import Batches
-from lab.record import Record, open_folder, plain
+from lab.record import Record, is_in, open_folder, plain
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 EPOCHS = 200
@@ -131,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     source, state = training.resume(
         args, request, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epoch
     )
-    if computing.is_main:
-        open_folder(folder, args, keep=source is not None and source.parent == folder, files=FILES)
+    computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
     record.line(training.describe(counts))
 

@@ -103,7 +103,7 @@ def resume(
     Raises:
         UserError: as `find_checkpoint` and `restore_training`; if the checkpoint is of a longer run than `epochs`.
     """
-    source = computing.share(find_checkpoint(args, request, folder, name, files) if computing.is_main else None)
+    source = computing.on_main(lambda: find_checkpoint(args, request, folder, name, files))
     if not source:
         return None, {}
     state = checkpoint.load(source, computing.device)

@@ -81,7 +81,8 @@ def test_images_held_out_choose_the_best(tmp_path):
 @pytest.mark.parametrize("flags", ["", "--target-ratio 0.1 --kaiming", "--target-ratio 0.02 --spectral"])
 def test_every_network_and_start_trains(tmp_path, network, flags):
     folder = tiny.train(tmp_path, f"--network {network} --epoch 1 --batch_size 32 {flags}")
-    assert tiny.results(folder)["compression ratio"] == pytest.approx(float(flags.split()[1]) if flags else 1.0, abs=0.01)
+    ratio = float(flags.split()[1]) if flags else 1.0
+    assert tiny.results(folder)["compression ratio"] == pytest.approx(ratio, abs=0.01)
 
 
 @pytest.mark.parametrize("flags", ["--amp bf16", "--channels-last", "--rank-path two_step", "--rank-path composed"])
