@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from lab import scripts
 from lab.grid import COMPRESSION
 from lab.scripts import markers, pack
 
@@ -50,6 +51,16 @@ def test_a_setting_in_full():
     assert markers(setting, [2], "results") == [
         "results/vgg_19_nfc-tiny_imagenet/0.02/spectral+frob/2/results.json"
     ]
+
+
+def test_all_scripts_are_written(tmp_path, capsys):
+    scripts.main(["--study", COMPRESSION.folder, "--out", str(tmp_path)])
+    assert "78 scripts, 234 runs, about 690.3 hours" in capsys.readouterr().out
+    folder = tmp_path / COMPRESSION.folder / "generated-scripts"
+    assert {path.stem for path in folder.glob("*.sh")} == set(SETTINGS)
+    text = (folder / "cifar10-resnet_32_x2-0.0-reglr.sh").read_text()
+    assert 'run "$LOGDIR/results.json" main_pretrain.py --dataset "$DATA" ' in text
+    assert text.count(' --auto-resume "$@"\n') == 1
 
 
 def test_the_program_accepts_every_command():
