@@ -177,13 +177,13 @@ def test_a_model_that_is_itself_a_layer(dense):
     torch.testing.assert_close(merged.weight, model.weight)
 
 
-def test_a_module_under_two_names_is_replaced_under_both():
+def test_a_module_under_several_names_is_replaced_under_all():
     layer = nn.Linear(6, 6)
-    model = nn.ModuleDict({"first": layer, "between": nn.Tanh(), "inner": nn.Sequential(layer)})
-    factorize(model, rank_scale=0.5)
-    assert model["first"] is model["inner"][0] and type(model["first"]) is FactorizedLinear
-    merge(model)
-    assert model["first"] is model["inner"][0] and type(model["first"]) is nn.Linear
+    model = nn.ModuleDict({"first": layer, "inner": nn.Sequential(layer, nn.Tanh(), layer)})
+    for change, kind in ((lambda m: factorize(m, rank_scale=0.5), FactorizedLinear), (merge, nn.Linear)):
+        change(model)
+        assert type(model["first"]) is kind
+        assert model["first"] is model["inner"][0] is model["inner"][2]
 
 
 def test_factorizing_twice_changes_nothing_the_second_time():
