@@ -50,7 +50,7 @@ def test_random_kernels_lose_nothing(shape, rank, no_gram_matrix):
 def test_error_is_the_smallest_possible(rank):
     matrix = torch.randn(600, 512) / 30
     assert krylov.pays(matrix[None], rank)
-    assert abs(excess(matrix, *spectral_init(matrix, rank))) < 2e-7
+    assert abs(excess(matrix, *spectral_init(matrix, rank))) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["trained", "low rank", "equal", "zero", "huge"])
