@@ -23,6 +23,8 @@ _FACTORIZED_TYPE: Mapping[type[nn.Module], type[FactorizedLayer]] = {
     nn.Conv2d: FactorizedConv2d,
 }
 
+_LARGE = 2**18  # elements of a matrix
+
 
 class RankScale(NamedTuple):
     """A rank scale found for a target, and what it leads to."""
@@ -233,13 +235,16 @@ def _candidates(model: nn.Module, include, exclude) -> dict[str, nn.Module]:
 
 
 def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, FactorizedLayer]) -> None:
-    """Start `new` from the weights of `dense`, layers of equal shape and rank in one batch."""
+    """Start `new` from the weights of `dense`, layers of equal shape and rank in one batch unless they are large."""
     groups: dict[tuple, list[str]] = {}
     for name, layer in new.items():
-        groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device), []).append(name)
+        # A large matrix gains nothing from a batch, for which it would have to be copied.
+        alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE else None
+        groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device, alone), []).append(name)
     for names in groups.values():
-        matrices = torch.stack([new[name].matrix_of(dense[name]).detach() for name in names])
-        for name, U, VT in zip(names, *spectral_init(matrices, new[names[0]].rank)):
+        matrices = [new[name].matrix_of(dense[name]).detach() for name in names]
+        batch = torch.stack(matrices) if len(names) > 1 else matrices[0][None]
+        for name, U, VT in zip(names, *spectral_init(batch, new[names[0]].rank)):
             new[name].set_factors(U, VT)
 
 
