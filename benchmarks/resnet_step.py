@@ -34,6 +34,7 @@ def step(
     amp: torch.dtype | None = None,
     compiled: bool = False,
     channels_last: bool = False,
+    batch: int = BATCH,
 ) -> Callable[[], None]:
     """Return a function that runs one training step (forward, backward, decay, SGD) on a fixed batch.
 
@@ -41,8 +42,8 @@ def step(
         before_step: called after the backward pass.
         decay: attach Frobenius decay to the optimizer.
     """
-    images = torch.randn(BATCH, 3, 32, 32, device=device()).to(memory_format=_format(channels_last))
-    labels = torch.randint(10, (BATCH,), device=device())
+    images = torch.randn(batch, 3, 32, 32, device=device()).to(memory_format=_format(channels_last))
+    labels = torch.randint(10, (batch,), device=device())
     optimizer = torch.optim.SGD(factorized.parameter_groups(model, 1e-4), lr=1e-3, momentum=0.9)
     if decay:
         factorized.FrobeniusDecay(model, 1e-4, in_backward=True).attach(optimizer)
