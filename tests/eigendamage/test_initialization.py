@@ -84,7 +84,12 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(("network", "ratio", "spectral"), PUBLISHED)
+SLOW = ("vgg", 0.1, True)  # its ranks are many, so the eigenvectors come from LAPACK
+
+
+@pytest.mark.parametrize(
+    ("network", "ratio", "spectral"), [pytest.param(*k, marks=[pytest.mark.slow] * (k == SLOW)) for k in PUBLISHED]
+)
 def test_published_norms(network, ratio, spectral):
     model, _ = factorize(build(network, DEPTH[network], 10), flags(target_ratio=ratio, spectral=spectral))
     found = layer_metrics(factorized_modules(model).values(), lr=0.1)
