@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     folder: Path = args.log_dir
     request = "auto" if args.auto_resume else str(folder / CHECKPOINT) if args.resume else args.load_path
     source, state = training.resume(
-        args, request, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epoch
+        args, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epoch, request
     )
     computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
@@ -143,18 +143,14 @@ def main(argv: list[str] | None = None) -> None:
         record.scalars(epoch.scalars(valid="test") | metrics, epoch.index)
         if not computing.is_main:
             return
-        weights = {
-            "net": model.state_dict(),
-            "best_acc": epoch.best,
-            "epoch": epoch.index + 1,
-            "loss": epoch.valid.loss,
-            "args": plain(args),
-        }
+        progress = {"best_acc": epoch.best, "epoch": epoch.index + 1, "loss": epoch.valid.loss, "args": plain(args)}
         if epoch.is_best:
-            checkpoint.save(folder / BEST, weights)
+            checkpoint.save(folder / BEST, {"net": model.state_dict(), **progress})
         # Last, so that an interruption repeats the epoch with all that it writes.
-        progress = checkpoint.training_state(classifier.optimizer, computing)
-        checkpoint.save(folder / CHECKPOINT, {**weights, "seconds": record.seconds, **progress})
+        state = checkpoint.training_state(
+            model, classifier.optimizer, computing, weights="net", seconds=record.seconds, **progress
+        )
+        checkpoint.save(folder / CHECKPOINT, state)
 
     last = fit(
         classifier,

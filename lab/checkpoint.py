@@ -57,9 +57,17 @@ def load(path: Path, device: torch.device | str = "cpu") -> object:
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); it may be truncated") from None
 
 
-def training_state(optimizer: Optimizer, computing: Computing) -> dict:
-    """Return what an exact continuation needs beside the weights, the epoch, and what else the trainer keeps."""
+def training_state(
+    model: nn.Module, optimizer: Optimizer, computing: Computing, *, weights: str = "state_dict", **progress
+) -> dict:
+    """Return all that an exact continuation needs. `progress` is the trainer's own: epoch, best score, history.
+
+    Args:
+        weights: the key of the network; `net` is the other one that `load_weights` knows.
+    """
     return {
+        **progress,
+        weights: model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": computing.scaler.state_dict(),
         "random": random_state(),

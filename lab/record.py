@@ -24,21 +24,22 @@ _FREE |= {"data_dir", "save_dir", "log_dir"}
 
 
 def find_checkpoint(
-    args: argparse.Namespace, request: str, folder: Path, name: str, files: Iterable[str]
+    args: argparse.Namespace, folder: Path, name: str, files: Iterable[str], request: str | None = None
 ) -> Path | None:
     """Return the checkpoint to continue from, or None to start afresh.
 
     Args:
         args: parsed flags, among them `overwrite`.
-        request: a file; `auto`, for the file `name` in `folder`, where a run with the same arguments may have left it;
-            or nothing.
         files: names of the files of a run, beside those that every run has.
+        request: a file; `auto`, for the file `name` in `folder`, where a run with the same arguments may have left it;
+            or nothing. By default the flag `resume`.
 
     Raises:
         UserError: if `folder` holds a run that is not to be continued or replaced, or one with other arguments; if
             the file is not there.
         SystemExit: with status 0, if the run is finished already.
     """
+    request = args.resume if request is None else request
     if request == "auto":
         _check_same_arguments(folder, args)
         if (folder / "results.json").exists():

@@ -86,7 +86,6 @@ def drops(epoch: int, epochs: int) -> int:
 
 def resume(
     args: argparse.Namespace,
-    request: str,
     folder: Path,
     name: str,
     files: Iterable[str],
@@ -94,16 +93,17 @@ def resume(
     optimizer: Optimizer,
     computing: Computing,
     epochs: int,
+    request: str | None = None,
 ) -> tuple[Path | None, dict]:
     """Restore the checkpoint to continue from, if there is one; return its path, else None, and what it holds.
 
     Args:
-        request, folder, name, files: as for `record.find_checkpoint`.
+        folder, name, files, request: as for `record.find_checkpoint`.
 
     Raises:
         UserError: as `find_checkpoint` and `restore_training`; if the checkpoint is of a longer run than `epochs`.
     """
-    source = computing.on_main(lambda: find_checkpoint(args, request, folder, name, files))
+    source = computing.on_main(lambda: find_checkpoint(args, folder, name, files, request))
     if not source:
         return None, {}
     state = checkpoint.load(source, computing.device)

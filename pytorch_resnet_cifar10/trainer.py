@@ -148,7 +148,7 @@ def train_network(
     train, valid, test = data
     folder: Path = args.save_dir
     source, state = training.resume(
-        args, args.resume, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epochs
+        args, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epochs
     )
     first_epoch = state.get("epoch", args.start_epoch)
     layers = model.block_convs()
@@ -183,8 +183,9 @@ def train_network(
         if last or (epoch.index and args.save_every and epoch.index % args.save_every == 0):
             if recorder:
                 recorder.save(folder / NORMS)
-            state = checkpoint.training_state(classifier.optimizer, computing)
-            checkpoint.save(folder / CHECKPOINT, {**weights, "seconds": record.seconds, **state})
+            progress = {"epoch": epoch.index + 1, "best_prec1": epoch.best, "seconds": record.seconds}
+            state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
+            checkpoint.save(folder / CHECKPOINT, state)
 
     classifier.after_step = after_step if recorder or imposer else None
     last = fit(
