@@ -101,7 +101,7 @@ def load_weights(model: nn.Module, state: object, source: Path) -> None:
     Raises:
         UserError: if there are none, or they belong to another network.
     """
-    saved = (state.get("state_dict") or state.get("net")) if isinstance(state, dict) else None
+    saved = state.get("state_dict", state.get("net")) if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise UserError(f"{source} holds no network: a checkpoint has a state_dict or net")
     wanted = model.state_dict()
