@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +82,8 @@ class FactorizedLayer(nn.Module):
 
     def product(self) -> Tensor:
         """Return the product of the factors, shape (m, n), in the factors' own precision even under autocast."""
-        device = self.U.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self.U @ self.right()
-        return self.U @ self.right()
+        with full_precision(self.U.device):
+            return self.U @ self.right()
 
     # -- construction ------------------------------------------------------------------------------------------------
 
@@ -189,10 +187,7 @@ class FactorizedLayer(nn.Module):
 
     def _composed_weight(self) -> Tensor:
         """Return `weight`, with `kernel_decay` times it added to its gradient in the backward pass."""
-        weight = self.weight
-        if self.kernel_decay and torch.is_grad_enabled():
-            weight = _DecayInBackward.apply(weight, self.kernel_decay)
-        return weight
+        return with_decay(self.weight, self.kernel_decay)
 
     @property
     def decayed_in_backward(self) -> bool:
@@ -214,6 +209,20 @@ class FactorizedLayer(nn.Module):
     def extra_repr(self) -> str:
         form = "U M VT" if self.M is not None else "U VT"
         return f"{form}, rank={self.rank}, bias={self.bias is not None}, path={self._path_repr()}"
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context in which autocast is off, so that factors are multiplied in their own precision."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def with_decay(weight: Tensor, coefficient: float) -> Tensor:
+    """Return `weight`, with `coefficient` times it added to its gradient in the backward pass."""
+    if coefficient and torch.is_grad_enabled():
+        return _DecayInBackward.apply(weight, coefficient)
+    return weight
 
 
 class _DecayInBackward(torch.autograd.Function):
