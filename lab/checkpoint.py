@@ -68,12 +68,20 @@ def training_state(model: nn.Module, optimizer: Optimizer, computing: Computing,
 def restore_training(state: dict, model: nn.Module, optimizer: Optimizer, computing: Computing, source: Path) -> None:
     """Put a `training_state` back. One without optimizer state restores the weights alone.
 
+    Learning rate, weight decay and momentum stay those of `optimizer`, which are the run's own.
+
     Raises:
-        UserError: if it belongs to another network.
+        UserError: if it belongs to another network, or one whose parameters are grouped otherwise.
     """
     load_weights(model, state, source)
     if "optimizer" in state:
+        options = [{**group} for group in optimizer.param_groups]
+        sizes = [len(group["params"]) for group in options]
+        if sizes != [len(group["params"]) for group in state["optimizer"]["param_groups"]]:
+            raise UserError(f"{source} is of a run with other decay (--wd2fd); continue it with the same flags")
         optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(optimizer.param_groups, options):
+            group.update(own)
         computing.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
 

@@ -118,8 +118,8 @@ def fit(
     best: float = 0.0,
     before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[Epoch], None] | None = None,
-) -> Epoch:
-    """Train from `first_epoch` up to `epochs`, and return the last epoch.
+) -> Epoch | None:
+    """Train from `first_epoch` up to `epochs`, and return the last epoch, or None if there was none to train.
 
     Args:
         learning_rate: rate of every epoch, by its index. A function of the index alone, so that a continued run is on
@@ -130,6 +130,7 @@ def fit(
     Raises:
         RunError: if a loss is not finite.
     """
+    last = None
     for index in range(first_epoch, epochs):
         for group in classifier.optimizer.param_groups:
             group["lr"] = learning_rate(index)

@@ -35,6 +35,9 @@ def run(main: Callable[[], object], prog: str) -> NoReturn:
     except (UserError, RunError) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        sys.stdout = None
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -46,7 +46,7 @@ def build_parser() -> Parser:
     add("--resume", default="", metavar="FILE", help="checkpoint to continue; auto: that of --save-dir, if any")
     add("--evaluate", "-e", action="store_true", help="evaluate the network of --resume and stop")
     add("--pretrained", action=_Removed, help=argparse.SUPPRESS)
-    add("--half", dest="amp", action="store_const", const="bf16", help="the old name of --amp bf16")
+    add("--half", dest="amp", action="store_const", const="bf16", default="off", help="old name of --amp bf16")
     add("--save-dir", type=Path, default=Path("save_temp"), help="folder of the run (default save_temp)")
     add("--save-every", type=count, default=10, help="epochs between checkpoints; 0: only the last (default 10)")
     add("--overwrite", action="store_true", help="replace the run that --save-dir holds")
@@ -180,8 +180,8 @@ def train_network(
     if source:
         checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
     first_epoch = state.get("epoch", args.start_epoch)
-    if first_epoch >= args.epochs:
-        raise UserError(f"{source} has finished {first_epoch} epochs, which leaves nothing of --epochs {args.epochs}")
+    if first_epoch > args.epochs:
+        raise UserError(f"{source} has been trained for {first_epoch} epochs already, --epochs is {args.epochs}")
     layers = model.block_convs()
     recorder = NormRecorder(layers, args.epochs, len(train)) if args.dump_frobnorms else None
     shape = (args.epochs, len(train), len(layers))
@@ -218,7 +218,7 @@ def train_network(
             checkpoint.save(folder / BEST, weights)
 
     classifier.after_step = after_step if recorder or imposer else None
-    final = fit(
+    last = fit(
         classifier,
         train,
         valid,
@@ -231,15 +231,16 @@ def train_network(
         after_epoch=after_epoch,
     )
     log_layers(args.epochs)
+    final = last.valid.top1 if last else classifier.evaluate(valid).top1  # stopped between last checkpoint and results
     results = {
-        "final validation accuracy": final.valid.top1,
-        "best validation accuracy": final.best,
+        "final validation accuracy": final,
+        "best validation accuracy": last.best if last else state["best_prec1"],
         "original parameter count": counts.original,
         "compressed parameter count": counts.compressed,
         "compression ratio": counts.ratio,
         "rank scale": counts.rank_scale,
         "validation images": f"{args.holdout} held out of the training images" if args.holdout else "the test images",
-        "final test accuracy": classifier.evaluate(test).top1 if args.holdout else final.valid.top1,
+        "final test accuracy": classifier.evaluate(test).top1 if args.holdout else final,
     }
     if args.square:
         results["merged test accuracy"] = save_merged(args, computing, classifier, model, test)

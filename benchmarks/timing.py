@@ -1,0 +1,41 @@
+"""Side-by-side timing: candidates take turns, so that a change in the machine's load meets them all alike."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def medians(candidates: Mapping[str, Callable[[], object]], repeats: int = 9, warm_up: int = 2) -> dict[str, float]:
+    """Return the median seconds of each candidate over `repeats` rounds, after `warm_up` rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(warm_up + repeats):
+        for name, candidate in candidates.items():
+            _wait()
+            start = time.perf_counter()
+            candidate()
+            _wait()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device() -> torch.device:
+    """Return the device to measure on: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe() -> str:
+    """Return the machine and the versions that a measurement belongs to; sets two threads on a CPU."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    threads = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else threads
+    return f"{machine}; torch {torch.__version__}"
