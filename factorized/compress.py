@@ -148,7 +148,8 @@ def factorize(
         include, exclude: patterns of module names (`factorized.modules`): only layers that match one of `include`
             and none of `exclude` are factorized.
         spectral: start from the spectral initialization of each layer's weight; otherwise `init` fills the factors.
-        init: without `spectral`: `kaiming`, or a function that fills a tensor in place.
+        init: without `spectral`: `kaiming`, `fan_in`, `fan_out`, or a function that fills a tensor in place, as for
+            `from_dense` of the layers.
         square, square_init, path: as for `from_dense` of the layers.
         strict: raise if `ratio` cannot be reached, instead of warning.
         verbose: print the report (`factorized.report`), with multiply-adds for inputs like `example_input` if given.

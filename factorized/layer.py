@@ -18,7 +18,16 @@ def _kaiming(factor: Tensor) -> None:
     nn.init.kaiming_normal_(factor)
 
 
-_FILLS: Mapping[str, Fill] = {"kaiming": _kaiming}
+def _normal(fan: int) -> Fill:
+    return lambda factor: nn.init.normal_(factor, std=math.sqrt(2 / fan))
+
+
+# The fill of both factors, by the dense layer's weight (out, in, ...).
+_FILLS: Mapping[str, Callable[[Tensor], Fill]] = {
+    "kaiming": lambda weight: _kaiming,
+    "fan_in": lambda weight: _normal(weight[0].numel()),
+    "fan_out": lambda weight: _normal(weight.transpose(0, 1)[0].numel()),
+}
 INITS = ("spectral", *_FILLS)
 
 
@@ -106,9 +115,9 @@ class FactorizedLayer(nn.Module):
                 `requires_grad` carry over.
             rank_scale: rank as a fraction of a dimension (`rank_of` says which).
             rank: the rank itself; wins over `rank_scale`.
-            init: `spectral` (factors of the layer's weight), `kaiming` (Kaiming normal, fan-in, on each factor), a
-                function that fills a tensor in place, called on `U` and then on `VT`, or None to leave both unset
-                for `set_factors`.
+            init: `spectral` (factors of the layer's weight), `kaiming` (Kaiming normal, fan-in, on each factor),
+                `fan_in` or `fan_out` (both factors normal with variance 2 / fan of the dense weight), a function that
+                fills a tensor in place, called on `U` and then on `VT`, or None to leave both unset for `set_factors`.
             square: add the middle factor `M`.
             square_init: gets the rank x rank identity and returns the starting value of `M`; None for the identity.
             path: see the class.
@@ -118,8 +127,8 @@ class FactorizedLayer(nn.Module):
         """
         if obstacle := cls.obstacle(layer):
             raise ValueError(f"{type(layer).__name__} cannot be factorized: {obstacle}")
-        fill = _fill_of(init)
         weight = layer.weight
+        fill = _fill_of(init, weight)
         new = cls._like(
             layer,
             rank=cls.rank_of(layer, rank_scale) if rank is None else rank,
@@ -251,9 +260,9 @@ def scaled_rank(rank_scale: float, dimension: int) -> int:
     return max(1, round(rank_scale * dimension))
 
 
-def _fill_of(init: str | Fill | None) -> Fill | None:
-    if isinstance(init, str):
-        if init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)} or a function, not {init!r}")
-        return _FILLS.get(init)
-    return init
+def _fill_of(init: str | Fill | None, weight: Tensor) -> Fill | None:
+    if init == "spectral" or not isinstance(init, str):
+        return None if init == "spectral" else init
+    if init not in _FILLS:
+        raise ValueError(f"init must be one of {', '.join(INITS)} or a function, not {init!r}")
+    return _FILLS[init](weight)

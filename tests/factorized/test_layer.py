@@ -123,6 +123,19 @@ def test_kaiming_word_is_kaiming_normal_on_each_factor(kind):
 
 
 @both_kinds
+@pytest.mark.parametrize("init", ["fan_in", "fan_out"])
+def test_fan_words_take_the_variance_of_the_dense_weight(kind, init):
+    dense, _ = dense_and_factorized(kind, rank=2)
+    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(dense.weight)
+    torch.manual_seed(1)
+    layer = CLASSES[kind].from_dense(dense, rank=3, init=init)
+    torch.manual_seed(1)
+    for factor in (layer.U, layer.VT):
+        expected = torch.randn(factor.shape) * (2 / {"fan_in": fan_in, "fan_out": fan_out}[init]) ** 0.5
+        torch.testing.assert_close(factor.detach(), expected)
+
+
+@both_kinds
 def test_a_fill_function_gets_each_factor_in_turn(kind):
     filled = []
     _, layer = dense_and_factorized(kind, rank=3, init=lambda f: filled.append(f.shape) or f.fill_(len(filled)))
