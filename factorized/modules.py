@@ -7,6 +7,7 @@ matches a module covers everything inside it, so `layer1` covers `layer1.0.conv1
 
 import difflib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 
 import torch
@@ -107,3 +108,10 @@ def stack_factors(modules: Sequence[nn.Module]) -> list[Tensor]:
     """
     stacked = [torch.stack(same) for same in zip(*map(_chain, modules))]
     return [s if s.dtype in (torch.float32, torch.float64) else s.float() for s in stacked]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which products of matrices on `device` keep the precision of the factors."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
