@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv import pair
-from .layer import full_precision, with_decay
+from .layer import with_decay
+from .modules import without_autocast
 
 
 class ComposedConv2d(nn.Module):
@@ -79,7 +80,7 @@ class ComposedConv2d(nn.Module):
     def contract(self) -> Tensor:
         """Return the composed matrix, in the factors' own precision even under autocast."""
         factors = self.factors()
-        with full_precision(factors[0].device):
+        with without_autocast(factors[0].device):
             return self.compose(*factors)
 
     def weight(self) -> Tensor:

@@ -3,12 +3,12 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from . import cost
+from .modules import without_autocast
 from .spectral import spectral_init
 
 Fill = Callable[[Tensor], object]
@@ -91,7 +91,7 @@ class FactorizedLayer(nn.Module):
 
     def product(self) -> Tensor:
         """Return the product of the factors, shape (m, n), in the factors' own precision even under autocast."""
-        with full_precision(self.U.device):
+        with without_autocast(self.U.device):
             return self.U @ self.right()
 
     # -- construction ------------------------------------------------------------------------------------------------
@@ -218,13 +218,6 @@ class FactorizedLayer(nn.Module):
     def extra_repr(self) -> str:
         form = "U M VT" if self.M is not None else "U VT"
         return f"{form}, rank={self.rank}, bias={self.bias is not None}, path={self._path_repr()}"
-
-
-def full_precision(device: torch.device) -> AbstractContextManager:
-    """Return a context in which autocast is off, so that factors are multiplied in their own precision."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def with_decay(weight: Tensor, coefficient: float) -> Tensor:

@@ -22,8 +22,9 @@ class ACDCConv2d(ComposedConv2d):
     """
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, bias=False, *, layers, original=False
-    ):
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, bias=False,
+        *, layers, original=False,
+    ):  # fmt: skip
         size = max(in_channels, out_channels)
         if bias:
             raise ValueError("an ACDC layer has no bias")

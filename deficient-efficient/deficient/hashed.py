@@ -24,9 +24,7 @@ class HashedConv2d(ComposedConv2d):
     ):
         if entries < 1:
             raise ValueError(f"the table of hashed weights needs at least one entry, not {entries}")
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, bias, separable=separable
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, separable=separable)
         size = self._kernel[1] * self._kernel[2] * self._kernel[3]
         bound = size**-0.5
         self.table = nn.Parameter(torch.empty(entries).uniform_(-bound, bound))

@@ -70,7 +70,9 @@ class TiedConv2d(ComposedConv2d):
         ValueError: unless out is a multiple of in.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, bias=False, *, rank_scale):
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, bias=False, *, rank_scale
+    ):
         if out_channels % in_channels:
             raise ValueError(f"out channels must be a multiple of in channels, not {out_channels} of {in_channels}")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
@@ -115,9 +117,7 @@ class ShuffleConv2d(nn.Module):
             groups -= 1
         self.squeeze = nn.Conv2d(in_channels, between, 1, groups=groups, bias=False)
         self.shuffle = nn.ChannelShuffle(groups)
-        self.grouped = nn.Conv2d(
-            between, between, kernel_size, stride, padding, dilation, groups=between, bias=False
-        )
+        self.grouped = nn.Conv2d(between, between, kernel_size, stride, padding, dilation, groups=between, bias=False)
         self.expand = nn.Conv2d(between, out_channels, 1, groups=groups, bias=bias)
 
     def structured(self) -> tuple[Tensor, ...]:
