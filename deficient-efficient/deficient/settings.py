@@ -90,6 +90,8 @@ def complete(args: argparse.Namespace) -> None:
             setattr(args, name, getattr(recipe, name))
     if args.epoch_step is None and recipe.epoch_step:
         args.epoch_step = list(recipe.epoch_step)
+    if args.mode == STUDENT and args.teacher_checkpoint.resolve() == args.student_checkpoint.resolve():
+        raise UserError(f"-t and -s are the same folder, {args.student_checkpoint}")
     try:
         _check_structure(args)
         if args.budget:
