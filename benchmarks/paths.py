@@ -39,6 +39,7 @@ def straightforward():
 def main(names: list[str]) -> None:
     """Print a table of ratios for each setting."""
     print(describe())
+    torch._dynamo.config.recompile_limit = 64  # the networks of a setting share their code
     fastest = {}
     for name in names:
         options = SETTINGS[name]

@@ -1,6 +1,7 @@
 """Factorizing a whole model, choosing ranks for a target size, and merging back to dense."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .conv import FactorizedConv2d
-from .layer import FactorizedLayer, Fill
+from .layer import FactorizedLayer, Fill, scaled_rank
 from .linear import FactorizedLinear
 from .modules import factorized_modules, select
 from .spectral import spectral_init
@@ -86,14 +87,19 @@ def find_rank_scale(
 def _search(model: nn.Module, layers: list[nn.Module], ratio: float, square: bool, strict: bool) -> RankScale:
     if not 0 < ratio < float("inf"):
         raise ValueError(f"ratio must be a positive number, not {ratio}")
-    kinds = [_FACTORIZED_TYPE[type(layer)] for layer in layers]
-    perimeters = [sum(kind.matrix_shape(layer)) for kind, layer in zip(kinds, layers)]
+    sizes = Counter()  # layers of equal shape are counted together
+    for layer in layers:
+        kind = _FACTORIZED_TYPE[type(layer)]
+        sizes[kind.scaled_dimension(layer), sum(kind.matrix_shape(layer))] += 1
     total = parameter_count(model)
     fixed = total - sum(layer.weight.numel() for layer in layers)
 
     def count(rank_scale: float) -> int:
-        ranks = [kind.rank_of(layer, rank_scale) for kind, layer in zip(kinds, layers)]
-        return fixed + sum(rank * (perimeter + (rank if square else 0)) for rank, perimeter in zip(ranks, perimeters))
+        parameters = fixed
+        for (dimension, perimeter), times in sizes.items():
+            rank = scaled_rank(rank_scale, dimension)
+            parameters += times * rank * (perimeter + (rank if square else 0))
+        return parameters
 
     lower, upper = 0.0, 1.0
     best = None
@@ -140,8 +146,8 @@ def factorize(
     `FactorizedConv2d.from_dense` on those), and convolutions with padding other than zeros.
 
     Args:
-        rank_scale: rank of each layer as a fraction of one of its dimensions (`rank_of` of its class). Above 1 is
-            allowed, for over-parameterized training.
+        rank_scale: rank of each layer as a fraction of one of its dimensions (`scaled_dimension` of its class). May be
+            above 1, for over-parameterized training.
         ratio: or, the parameters of the result as a fraction of those of `model`; see `find_rank_scale`.
         ranks: rank by module pattern; wins over the two above, and the last pattern that matches wins. Alone, it
             leaves all other layers dense.
@@ -194,8 +200,8 @@ def merge(model: nn.Module) -> nn.Module:
 
 def _candidates(model: nn.Module, include, exclude) -> dict[str, nn.Module]:
     """Return the layers that `factorize` may replace, by name, in module order."""
-    found = obstacles(model)
-    return {name: model.get_submodule(name) for name in select(found, include, exclude) if found[name] is None}
+    found, modules = obstacles(model), dict(model.named_modules())
+    return {name: modules[name] for name in select(found, include, exclude) if found[name] is None}
 
 
 def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, FactorizedLayer]) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cost import compose_cost
-from .layer import FactorizedLayer, scaled_rank
+from .layer import FactorizedLayer
 
 
 class FactorizedConv2d(FactorizedLayer):
@@ -89,9 +89,9 @@ class FactorizedConv2d(FactorizedLayer):
         return layer.out_channels * kh, layer.in_channels // layer.groups * kw
 
     @staticmethod
-    def rank_of(layer: nn.Conv2d, rank_scale: float) -> int:
-        """Return `round(rank_scale * out * kh)`, at least 1: scaled by rows, not by the smaller side; not capped."""
-        return scaled_rank(rank_scale, layer.out_channels * layer.kernel_size[0])
+    def scaled_dimension(layer: nn.Conv2d) -> int:
+        """Return what a rank scale is a fraction of: the rows out * kh, even where there are fewer columns."""
+        return layer.out_channels * layer.kernel_size[0]
 
     @classmethod
     def _like(cls, layer: nn.Conv2d, **options) -> "FactorizedConv2d":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .modules import factorized_modules, group_by_shape, is_contracted, stack_factors, unwrap
+from .modules import factorized_modules, group_by_shape, is_contracted, stack_factors, unwrap, without_autocast
 
 
 def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -31,16 +31,18 @@ def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         ValueError: for any other number of factors.
     """
+    # For batches of small matrices bmm has half the overhead of the general matmul.
+    mm = torch.bmm if factors and factors[0].dim() == 3 else torch.matmul
     if len(factors) == 1:
         return [factors[0]]
     if len(factors) == 2:
         U, VT = factors
-        return [U @ (VT @ VT.mT), (U.mT @ U) @ VT]
+        return [mm(U, mm(VT, VT.mT)), mm(mm(U.mT, U), VT)]
     if len(factors) == 3:
         U, M, VT = factors
-        left, right = U.mT @ U, VT @ VT.mT
-        left_M, M_right = left @ M, M @ right
-        return [U @ (M_right @ M.mT), left @ M_right, (M.mT @ left_M) @ VT]
+        left, right = mm(U.mT, U), mm(VT, VT.mT)
+        M_right = mm(M, right)
+        return [mm(U, mm(M_right, M.mT)), mm(left, M_right), mm(mm(M.mT, mm(left, M)), VT)]
     raise ValueError(f"Frobenius decay is defined for one to three factors, not {len(factors)}")
 
 
@@ -131,16 +133,19 @@ class FrobeniusDecay:
                     parameters += factors
                     updates += _contracted_gradients(layer, factors)
                 continue
-            for position, gradients in enumerate(frobgrad(stack_factors(layers))):
+            stacks = stack_factors(layers)
+            with without_autocast(stacks[0].device):
+                gradients = frobgrad(stacks)
+            for position, gradient in enumerate(gradients):
                 parameters += [layer.factors()[position] for layer in layers]
-                updates += gradients.unbind()
-        pairs = [(p, u.to(p.dtype)) for p, u in zip(parameters, updates) if p.requires_grad]
+                updates += gradient.unbind()
+        pairs = [(p, u) for p, u in zip(parameters, updates) if p.requires_grad]
         present = [(p.grad, u) for p, u in pairs if p.grad is not None]
         if present:
             torch._foreach_add_(*map(list, zip(*present)), alpha=scale * self.coefficient)
         for parameter, update in pairs:
             if parameter.grad is None:
-                parameter.grad = update * (scale * self.coefficient)
+                parameter.grad = (update * (scale * self.coefficient)).to(parameter.dtype)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
@@ -148,8 +153,9 @@ class FrobeniusDecay:
         total = torch.zeros(())
         for group in self._groups:
             *left, right = stack_factors(group)
-            for factor in reversed(left):
-                right = factor @ right
+            with without_autocast(right.device):
+                for factor in reversed(left):
+                    right = factor @ right
             total = total.to(right) + right.square().sum()
         return self.coefficient / 2 * total
 

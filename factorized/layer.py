@@ -34,9 +34,9 @@ INITS = ("spectral", *_FILLS)
 class FactorizedLayer(nn.Module):
     """A layer whose weight, seen as an `(m, n)` matrix, is the product `U VT` or `U M VT` (the "square" form).
 
-    Subclasses say how their dense layer's weight is seen as a matrix (`matrix_of`, `weight`), how a rank scale becomes
-    a rank (`rank_of`), what the layer computes (`forward`, `costs`) and how to build both kinds of layer without
-    spending random numbers (`_like`, `to_dense`). `weight` is a property, so that code which reads a layer's weight
+    Subclasses say how their dense layer's weight is seen as a matrix (`matrix_of`, `weight`), what a rank scale is a
+    fraction of (`scaled_dimension`), what the layer computes (`forward`, `costs`) and how to build both kinds of layer
+    without spending random numbers (`_like`, `to_dense`). `weight` is a property, so that code which reads a layer's weight
     instead of calling the layer (the encoder layers of `torch.nn`, Swin transformers) finds a tensor.
 
     Attributes:
@@ -113,7 +113,7 @@ class FactorizedLayer(nn.Module):
         Args:
             layer: the dense layer. Its hyper-parameters, bias (copied), dtype, device, memory format, training mode and
                 `requires_grad` carry over.
-            rank_scale: rank as a fraction of a dimension (`rank_of` says which).
+            rank_scale: rank as a fraction of a dimension (`scaled_dimension` says which).
             rank: the rank itself; wins over `rank_scale`.
             init: `spectral` (factors of the layer's weight), `kaiming` (Kaiming normal, fan-in, on each factor),
                 `fan_in` or `fan_out` (both factors normal with variance 2 / fan of the dense weight), a function that
@@ -155,6 +155,11 @@ class FactorizedLayer(nn.Module):
         if new.bias is not None:
             new.bias.requires_grad_(layer.bias.requires_grad)
         return new.train(layer.training)
+
+    @classmethod
+    def rank_of(cls, layer: nn.Module, rank_scale: float) -> int:
+        """Return the rank that a scale gives the factorized form of a dense layer; see `scaled_rank`."""
+        return scaled_rank(rank_scale, cls.scaled_dimension(layer))
 
     @torch.no_grad()
     def set_factors(self, U: Tensor, VT: Tensor) -> None:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cost import compose_cost
-from .layer import FactorizedLayer, scaled_rank
+from .layer import FactorizedLayer
 
 
 class FactorizedLinear(FactorizedLayer):
@@ -49,9 +49,9 @@ class FactorizedLinear(FactorizedLayer):
         return layer.out_features, layer.in_features
 
     @staticmethod
-    def rank_of(layer: nn.Linear, rank_scale: float) -> int:
-        """Return `round(rank_scale * min(out, in))`, at least 1. A convolution scales by its rows instead."""
-        return scaled_rank(rank_scale, min(layer.out_features, layer.in_features))
+    def scaled_dimension(layer: nn.Linear) -> int:
+        """Return what a rank scale is a fraction of: min(out, in). A convolution scales its rows instead."""
+        return min(layer.out_features, layer.in_features)
 
     @classmethod
     def _like(cls, layer: nn.Linear, **options) -> "FactorizedLinear":

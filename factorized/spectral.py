@@ -7,6 +7,7 @@ For `W = P diag(sigma) Q^T` with singular values in descending order, rank `r` g
 so that `U VT` is the best rank-`r` approximation of `W` and `U^T U = VT VT^T = diag(sigma[:r])`.
 """
 
+import numpy
 import scipy.linalg
 import torch
 from torch import Tensor
@@ -80,27 +81,35 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
     if batch.shape[-2] < batch.shape[-1]:
         Q, sigma, PT = _leading_singular_triples(batch.mT, count)
         return PT.mT, sigma, Q.mT
-    gram = batch.mT @ batch
-    if gram.isfinite().all():
-        eigenvalues, Q = _leading_eigenvectors(gram, count)
-        sigma = eigenvalues.clamp_min(0).sqrt()
-        if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():
-            return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
+    eigenvalues, Q = _leading_gram_eigenvectors(batch, count)
+    sigma = eigenvalues.clamp_min(0).sqrt()
+    if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():  # false, too, for NaN from an overflow
+        return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
     P, sigma, QT = torch.linalg.svd(batch, full_matrices=False)
     return P[..., :count], sigma[:, :count], QT[:, :count]
 
 
-def _leading_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` largest eigenvalues (descending) of symmetric `gram (b, n, n)` and their eigenvectors."""
-    n = gram.shape[-1]
-    if gram.device.type == "cpu" and count <= _FEW * n:
-        found = [
-            scipy.linalg.eigh(g.numpy(), subset_by_index=[n - count, n - 1], driver="evr", check_finite=False)
-            for g in gram
-        ]
-        eigenvalues = torch.stack([torch.from_numpy(values) for values, _ in found])
-        vectors = torch.stack([torch.from_numpy(vectors) for _, vectors in found])
+def _leading_gram_eigenvectors(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest eigenvalues, descending, and eigenvectors of `A^T A`, `A` in `batch (b, m, n)`.
+
+    All NaN where the Gram matrix overflows.
+    """
+    if batch.device.type == "cpu" and count <= _FEW * batch.shape[-1]:
+        found = [_few_gram_eigenvectors(matrix.numpy(), count) for matrix in batch]
+        eigenvalues, vectors = (torch.stack([torch.from_numpy(part) for part in parts]) for parts in zip(*found))
     else:
+        gram = batch.mT @ batch
+        if not gram.diagonal(dim1=-2, dim2=-1).isfinite().all():
+            return gram.new_full((len(gram), count), torch.nan), gram[..., :count]
         eigenvalues, vectors = torch.linalg.eigh(gram)
         eigenvalues, vectors = eigenvalues[:, -count:], vectors[..., -count:]
     return eigenvalues.flip(-1), vectors.flip(-1)
+
+
+def _few_gram_eigenvectors(matrix: numpy.ndarray, count: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return eigenvalues (count,) in ascending order and eigenvectors (n, count) of `matrix^T matrix`."""
+    n = matrix.shape[1]
+    lower_gram = scipy.linalg.get_blas_funcs("syrk", (matrix,))(1.0, matrix.T, lower=1)
+    if not numpy.isfinite(lower_gram.diagonal()).all():
+        return numpy.full(count, numpy.nan, matrix.dtype), numpy.zeros((n, count), matrix.dtype)
+    return scipy.linalg.eigh(lower_gram, subset_by_index=[n - count, n - 1], driver="evr", check_finite=False)

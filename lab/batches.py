@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cli import UserError
+
 if TYPE_CHECKING:
     from .images import ImageSet
 
@@ -29,7 +31,7 @@ class Batches:
 
     Of several processes each draws the same numbers and takes its own consecutive part of every batch, so that their
     parts together are the batches of a single process. Every process gets the same number of batches, hence a part may
-    be empty where a batch has fewer images than there are processes.
+    be empty where a batch has fewer images than there are processes; training refuses that.
 
     Args:
         batch_size: images per batch, over all processes.
@@ -41,6 +43,9 @@ class Batches:
         rank: index of this process.
         world_size: number of processes.
         channels_last: give images in the channels-last memory format.
+
+    Raises:
+        UserError: if a batch to train on has fewer images than there are processes.
     """
 
     def __init__(
@@ -59,6 +64,12 @@ class Batches:
     ):
         self.data, self.batch_size, self.train, self.seed = data, batch_size, train, seed
         self.rank, self.world_size = rank, world_size
+        smallest = min(batch_size, len(data) % batch_size or batch_size)
+        if train and smallest < world_size:
+            raise UserError(
+                f"a batch of {smallest} images cannot be shared by {world_size} processes; "
+                f"use another batch size than {batch_size} for the {len(data)} training images, or fewer processes"
+            )
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         device = data.images.device
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))

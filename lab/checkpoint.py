@@ -3,12 +3,13 @@
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .cli import UserError
@@ -49,7 +50,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> object:
     if not Path(path).is_file():
         raise UserError(f"no such file: {path}")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is refused anyway
+            return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many types for a damaged file
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); it may be truncated") from None
 
@@ -106,4 +109,4 @@ def load_weights(model: nn.Module, state: object, source: Path) -> None:
 
 
 def _shape(state: dict, name: str) -> list[int] | None:
-    return list(state[name].shape) if name in state else None
+    return list(state[name].shape) if isinstance(state.get(name), Tensor) else None

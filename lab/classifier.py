@@ -154,7 +154,8 @@ def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Return (loss summed over images, images right at the first guess, within five guesses, images)."""
     guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     count = labels.shape[0]
-    return torch.stack([loss.float() * count, guesses[:, 0].sum(), guesses.sum(), labels.new_tensor(count)])
+    loss = loss.float() * count if count else torch.zeros_like(loss)  # the mean over nothing is not a number
+    return torch.stack([loss, guesses[:, 0].sum(), guesses.sum(), labels.new_tensor(count)])
 
 
 def _averages(totals: Tensor) -> Averages:

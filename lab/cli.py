@@ -57,7 +57,7 @@ def number(
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value >= least and value > above and value <= most):
+        if not (abs(value) < math.inf and value >= least and value > above and value <= most):  # false for nan
             raise argparse.ArgumentTypeError(f"must be {wanted}, not {text}")
         return value
 

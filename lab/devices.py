@@ -8,8 +8,10 @@ normalizes with the statistics of its own share, and the running statistics are 
 import argparse
 import os
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 
 from .cli import UserError, number
 
+Result = TypeVar("Result")
+
 _AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -25,7 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this module to a trainer's parser."""
     group = parser.add_argument_group("computing")
     group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, or a GPU's number")
-    group.add_argument("--seed", type=number(int, least=0), default=0, help="seed of all random numbers (default 0)")
+    seed = number(int, least=0, most=2**63 - 1)
+    group.add_argument("--seed", type=seed, default=0, help="seed of all random numbers (default 0)")
     group.add_argument("--amp", choices=list(_AMP), default="off", help="mixed precision by autocast (default off)")
     group.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     group.add_argument("--channels-last", action="store_true", help="keep images and kernels in channels-last order")
@@ -66,11 +71,18 @@ class Computing:
             model = nn.parallel.DistributedDataParallel(model)
         return torch.compile(model) if self.compile else model
 
-    def share(self, value: object) -> object:
-        """Return the main process's `value` in every process."""
-        box = [value]
+    def on_main(self, call: Callable[[], Result]) -> Result:
+        """Return, in every process, what `call()` returns in the main process, or raise there what it raises."""
+        box: list = [None, None]
+        if self.is_main:
+            try:
+                box[0] = call()
+            except (UserError, SystemExit) as error:
+                box[1] = error
         if self.world_size > 1:
             dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
         return box[0]
 
     def sum(self, values: Tensor) -> Tensor:
@@ -109,7 +121,7 @@ def _device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if name in ("auto", "cuda"):
         index = local_rank
-    elif name.removeprefix("cuda:").isdigit():
+    elif name.removeprefix("cuda:").isdecimal():
         index = int(name.removeprefix("cuda:"))
     else:
         raise UserError(f"--device must be auto, cpu, cuda or the number of a GPU, not {name}")

@@ -19,7 +19,7 @@ from .checkpoint import save_json
 from .cli import UserError
 
 # These may differ between the parts of one run: they change how it is run, not what it computes.
-_FREE = {"resume", "overwrite", "device", "workers", "print_freq", "data_dir", "strict"}
+_FREE = {"resume", "overwrite", "device", "workers", "print_freq", "data_dir", "save_dir", "save_every", "strict"}
 
 
 def find_checkpoint(args: argparse.Namespace, folder: Path, name: str, files: Iterable[str]) -> Path | None:
@@ -45,7 +45,7 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, name: str, files: It
     source = Path(args.resume) if args.resume else None
     if source and not source.is_file():
         raise UserError(f"--resume {source}: no such file")
-    if _files_of_run(folder, files) and not args.overwrite and not (source and _same_folder(source.parent, folder)):
+    if _files_of_run(folder, files) and not args.overwrite and not is_in(source, folder):
         raise UserError(
             f"{folder} already holds a run: continue it with --resume auto, replace it with --overwrite, "
             "or use another folder"
@@ -57,15 +57,16 @@ def open_folder(folder: Path, args: argparse.Namespace, *, keep: bool, files: It
     """Create `folder` and write `args.json` into it.
 
     Args:
-        keep: leave what an earlier part of the run wrote; otherwise an earlier run's files are removed.
+        keep: leave what an earlier part of the run wrote, except its results; otherwise an earlier run's files are
+            removed.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [] if keep else _files_of_run(folder, files):
-            path.unlink()
+        for path in [folder / "results.json"] if keep else _files_of_run(folder, files):
+            path.unlink(missing_ok=True)
         save_json(folder / "args.json", {name: _plain(value) for name, value in vars(args).items()})
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from None
@@ -75,8 +76,9 @@ def _files_of_run(folder: Path, files: Iterable[str]) -> list[Path]:
     return [path for name in ("args.json", "results.json", "events.out.*", *files) for path in folder.glob(name)]
 
 
-def _same_folder(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+def is_in(path: Path | None, folder: Path) -> bool:
+    """Return whether there is a `path` and it lies directly in `folder`, however the two are spelled."""
+    return path is not None and path.resolve().parent == folder.resolve()
 
 
 def _plain(value: object) -> object:
@@ -85,10 +87,10 @@ def _plain(value: object) -> object:
 
 def _check_same_arguments(folder: Path, args: argparse.Namespace) -> None:
     try:
-        old = json.loads((folder / "args.json").read_text())
+        old = dict(json.loads((folder / "args.json").read_text()))
     except FileNotFoundError:
         return
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         raise UserError(f"{folder / 'args.json'} cannot be read; use another folder or --overwrite") from None
     for name, value in vars(args).items():
         if name not in _FREE and old.get(name) != _plain(value):

@@ -32,7 +32,7 @@ class NormRecorder:
         Raises:
             UserError: if the file is missing, damaged, or of another shape.
         """
-        self.norms.copy_(read_norms(path, tuple(self.norms.shape)))
+        self.norms.copy_(_read(path, tuple(self.norms.shape)))
 
     def save(self, path: Path) -> None:
         """Write the tensor."""
@@ -63,10 +63,17 @@ def read_norms(path: Path, shape: tuple[int, int, int]) -> Tensor:
     Raises:
         UserError: if it is not of this shape (epochs, iterations per epoch, layers) or holds anything but norms.
     """
+    norms = _read(path, shape)
+    if not (norms.isfinite() & (norms > 0)).all():
+        raise UserError(f"{path} does not hold positive norms throughout; take the recording of a finished run")
+    return norms
+
+
+def _read(path: Path, shape: tuple[int, int, int]) -> Tensor:
     norms = checkpoint.load(path)
-    if not isinstance(norms, Tensor) or tuple(norms.shape) != shape:
-        found = tuple(norms.shape) if isinstance(norms, Tensor) else type(norms).__name__
+    if not (isinstance(norms, Tensor) and norms.is_floating_point() and tuple(norms.shape) == shape):
+        found = f"{norms.dtype} of shape {tuple(norms.shape)}" if isinstance(norms, Tensor) else type(norms).__name__
         raise UserError(
-            f"{path} holds {found}, but this run needs norms of shape {shape}: epochs, iterations per epoch, layers"
+            f"{path} holds {found}, but this run needs floats of shape {shape}: epochs, iterations per epoch, layers"
         )
     return norms

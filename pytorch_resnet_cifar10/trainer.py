@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from lab.images import Batches
 from norms import NormImposer, NormRecorder, read_norms
 from resnet import BLOCK_CONVS, DEPTHS, ResNet, resnet
 
@@ -15,7 +14,8 @@ from factorized import flags
 from lab import checkpoint, devices, images
 from lab.classifier import Classifier, Epoch, fit
 from lab.cli import Parser, UserError, number, run
-from lab.record import Record, find_checkpoint, open_folder
+from lab.images import Batches
+from lab.record import Record, find_checkpoint, is_in, open_folder
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 WARM_UP_DEPTHS = (56, 110, 1202)
@@ -32,7 +32,7 @@ def build_parser() -> Parser:
     archs = [f"resnet{depth}" for depth in DEPTHS]
     # fmt: off
     add("--arch", "-a", choices=archs, default="resnet32", help="network (default resnet32)")
-    add("--data", default="cifar10", help="cifar10 (default), cifar100, digits, or a folder with train/CLASS/*, test/CLASS/*")
+    add("--data", default="cifar10", help="cifar10 (default), cifar100, digits, or a folder with train/CLASS/, test/CLASS/")
     add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
     add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
     add("--workers", "-j", type=count, default=4, help="accepted for old command lines: images live in memory")
@@ -158,7 +158,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.evaluate:
         source = args.save_dir / LATEST if args.resume == "auto" else Path(args.resume)
         checkpoint.load_weights(model, checkpoint.load(source, computing.device), source)
-        print(f"{source}: accuracy {classifier.evaluate(test).top1:.2f}% on {len(test.data)} test images")
+        accuracy = classifier.evaluate(test).top1
+        if computing.is_main:
+            print(f"{source}: accuracy {accuracy:.2f}% on {len(test.data)} test images")
         return
     train_network(args, computing, classifier, model, counts, (train, valid, test))
 
@@ -174,8 +176,7 @@ def train_network(
     """Train, and leave the run's files in `--save-dir`. All that can be wrong is found before anything is written."""
     train, valid, test = data
     folder: Path = args.save_dir
-    source = find_checkpoint(args, folder, CHECKPOINT, FILES) if computing.is_main else None
-    source = computing.share(source)
+    source = computing.on_main(lambda: find_checkpoint(args, folder, CHECKPOINT, FILES))
     state = checkpoint.load(source, computing.device) if source else {}
     if source:
         checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
@@ -186,10 +187,9 @@ def train_network(
     recorder = NormRecorder(layers, args.epochs, len(train)) if args.dump_frobnorms else None
     shape = (args.epochs, len(train), len(layers))
     imposer = NormImposer(layers, read_norms(Path(args.normalize), shape)) if args.normalize else None
-    if recorder and first_epoch:
+    if recorder and source and first_epoch:
         recorder.load(source.parent / NORMS)
-    if computing.is_main:
-        open_folder(folder, args, keep=source is not None and source.parent == folder, files=FILES)
+    computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, first_epoch, state.get("seconds", 0.0))
     record.line(describe(counts))
 

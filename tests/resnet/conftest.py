@@ -1,0 +1,19 @@
+"""All tests of the trainer see tiny digits."""
+
+import pytest
+
+from lab import images
+from tests.resnet import tiny
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _tiny_digits():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(images.LOADERS, "digits", tiny.digits)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder for one run; it does not exist yet."""
+    return tmp_path / "run"

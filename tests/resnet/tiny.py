@@ -1,0 +1,83 @@
+"""The trainer on tiny images, so that an epoch takes a fraction of a second: 96 and 32 digits of 8 x 8 pixels.
+
+`python -m tests.resnet.tiny FLAGS` is the trainer's command line with these in place of `--data digits`.
+"""
+
+import functools
+import json
+import multiprocessing
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import trainer
+
+from lab import images
+from lab.cli import run
+
+REPOSITORY = Path(images.__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-m", "tests.resnet.tiny"]
+BASE = ("--data", "digits", "--arch", "resnet20", "--epochs", "2", "--batch-size", "32", "--device", "cpu")
+FACTORIZED = ("--rank-scale", "0.111", "--wd2fd")
+
+_all_digits = images.LOADERS["digits"]
+
+
+@functools.cache
+def digits(data_dir: Path | None = None) -> tuple[images.ImageSet, images.ImageSet]:
+    """Return the training and test images; the full set repeats every pixel of its 8 x 8 originals."""
+    parts = zip(_all_digits(data_dir), (96, 32))
+    return tuple(replace(p, images=p.images[:n, :, 2::4, 2::4], labels=p.labels[:n]) for p, n in parts)
+
+
+def train(folder: Path, *flags: str) -> Path:
+    """Run the trainer in this process, for two epochs of three batches if the flags do not say otherwise."""
+    trainer.main([*BASE, "--save-dir", str(folder), *flags])
+    return folder
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a command line."""
+    return shlex.split(text)
+
+
+def results(folder: Path) -> dict:
+    """Return `results.json`."""
+    return json.loads((folder / "results.json").read_text())
+
+
+def weights(folder: Path, name: str = "model.th") -> dict[str, torch.Tensor]:
+    """Return the network in a file of a run."""
+    return torch.load(folder / name, weights_only=True)["state_dict"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a process that runs `COMMAND` or a module of the repository."""
+    paths = (str(REPOSITORY), str(REPOSITORY / "pytorch_resnet_cifar10"))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **variables}
+
+
+def start_process(folder: Path, *flags: str) -> multiprocessing.Process:
+    """Run the trainer in a process of its own, which prints to `folder`.log and starts quickly: its imports are done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch.utils.tensorboard"])
+    argv = [*BASE, "--save-dir", str(folder), *flags]
+    process = context.Process(target=command_line, args=(argv, f"{folder}.log"))
+    process.start()
+    return process
+
+
+def command_line(argv: list[str], log: str | None = None) -> None:
+    """Be `trainer.py` with these arguments and the tiny digits."""
+    if log:
+        sys.stdout = sys.stderr = open(log, "a", buffering=1)
+    torch.set_num_threads(1)
+    images.LOADERS["digits"] = digits
+    run(lambda: trainer.main(argv), "trainer.py")
+
+
+if __name__ == "__main__":
+    command_line(sys.argv[1:])
