@@ -8,6 +8,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from lab import checkpoint, devices
 from lab.classifier import Classifier, Epoch, cross_entropy, fit
 from lab.cli import UserError, run
 from lab.images import Batches
-from lab.record import Record, find_checkpoint, open_folder
+from lab.record import Record, find_checkpoint, holds_run, open_folder
 
 BEST = "best.t7"
 FILES = (CHECKPOINT, BEST)
@@ -116,12 +117,12 @@ def train_network(
     """Train, and leave the run's files in its folder. All that can be wrong is found before anything is written."""
     train, valid, test = batches
     computing = classifier.computing
-    folder, source = computing.share(choose_folder(args) if computing.is_main else None)
+    folder, source = computing.on_main(lambda: choose_folder(args))
+    setattr(args, f"{args.mode}_checkpoint", folder)
     state = checkpoint.load(source, computing.device) if source else {}
     if source:
         checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
-    if computing.is_main:
-        open_folder(folder, args, keep=source is not None, files=FILES)
+    computing.on_main(lambda: open_folder(folder, args, keep=source is not None, files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
     record.line(f"parameters: {counts.compressed:,} of {counts.original:,}, ratio {counts.ratio:.6f}; in {folder}")
     record.line(describe(classifier.optimizer.param_groups))
@@ -178,7 +179,7 @@ def train_network(
 
 
 def choose_folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Return the run's folder, and the checkpoint to continue from, if any; `args` takes note of the folder.
+    """Return the run's folder, and the checkpoint to continue from, if any.
 
     Without `--resume` a folder that holds a run is left alone: the first of DIR.1, DIR.2, ... that holds none is taken.
 
@@ -190,12 +191,8 @@ def choose_folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
     if args.resume:
         others = argparse.Namespace(**{key: value for key, value in vars(args).items() if key != name})
         return folder, find_checkpoint(others, folder, CHECKPOINT, FILES)
-    suffix = 0
-    while any((folder / file).exists() for file in ("args.json", "results.json", *FILES)):
-        suffix += 1
-        folder = getattr(args, name).with_name(f"{getattr(args, name).name}.{suffix}")
-    setattr(args, name, folder)
-    return folder, None
+    others = (folder.with_name(f"{folder.name}.{suffix}") for suffix in itertools.count(1))
+    return next(path for path in itertools.chain([folder], others) if not holds_run(path, FILES)), None
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ def open_folder(folder: Path, args: argparse.Namespace, *, keep: bool, files: It
         raise UserError(f"cannot write into {folder}: {error.strerror}") from None
 
 
+def holds_run(folder: Path, files: Iterable[str]) -> bool:
+    """Tell whether there are files of a run in `folder`; `files` as in `find_checkpoint`."""
+    return bool(_files_of_run(folder, files))
+
+
 def _files_of_run(folder: Path, files: Iterable[str]) -> list[Path]:
     return [path for name in ("args.json", "results.json", "events.out.*", *files) for path in folder.glob(name)]
 

@@ -24,7 +24,7 @@ EXAMPLES = [
     "Shuffle_2",
     "Hashed_0.3",
 ]
-EXAMPLES += ["SepHashed_0.5", "HashedDecimate", "SepHashedDecimate", "ACDC_3", "ACDC", "OriginalACDC"]
+EXAMPLES += ["Hashed_0.3", "SepHashed_0.5", "HashedDecimate", "SepHashedDecimate", "ACDC_3", "ACDC", "OriginalACDC"]
 
 
 def test_every_family_has_an_example():

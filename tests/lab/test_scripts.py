@@ -43,6 +43,7 @@ def home(tmp_path, monkeypatch) -> Path:
     shutil.copy(REPOSITORY / "lab" / "scripts.sh", root / "lab")
     (home / "trainer.py").write_text(TRAINER)
     monkeypatch.setattr(scripts, "ROOT", root)
+    monkeypatch.setattr(scripts, "STUDIES", {RESNET.folder: RESNET})
     return home
 
 
