@@ -13,6 +13,8 @@ from lab.cli import UserError
 from lab.devices import Computing
 from lab.images import Batches, ImageSet
 
+from . import imagenet
+
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR10_DARTS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
 CIFAR100 = ((0.5071, 0.4866, 0.4409), (0.2009, 0.1984, 0.2023))
@@ -64,6 +66,15 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
     Raises:
         UserError: if the images are not there or cannot be held out.
     """
+    parallel = {"rank": computing.rank, "world_size": computing.world_size, "channels_last": args.channels_last}
+    if args.dataset == "imagenet":
+        if args.holdout or args.data:
+            raise UserError("--holdout and --data have no effect on imagenet, which --imagenet_loc says where to find")
+        folder = args.imagenet_loc or args.data_dir / "imagenet"
+        train, valid = imagenet.load(
+            folder, args.batch_size, computing.device, seed=args.seed, workers=args.workers, **parallel
+        )
+        return train, valid, valid
     source, data_dir = args.data or args.dataset, args.data_dir
     if source not in images.LOADERS and Path(source).is_dir() and not (Path(source) / "train").is_dir():
         source, data_dir = args.dataset, Path(source)
@@ -74,13 +85,7 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
     if args.holdout:
         train, valid = train.split(args.holdout, torch.Generator().manual_seed(args.seed))
     mean, std = CIFAR100 if args.dataset == "cifar100" else CIFAR10_DARTS if args.network == "DARTS" else CIFAR10
-    shared = {
-        "mean": mean,
-        "std": std,
-        "rank": computing.rank,
-        "world_size": computing.world_size,
-        "channels_last": args.channels_last,
-    }
+    shared = {"mean": mean, "std": std, **parallel}
     if args.dataset == "cifar100":
         training = Batches(train, args.batch_size, train=True, seed=args.seed, **shared)
     else:

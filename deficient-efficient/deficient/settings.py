@@ -12,7 +12,7 @@ from . import convs, networks
 from .networks import RECIPES, Config
 
 DATA_DIR = Path(__file__).resolve().parent.parent.parent / "data"
-DATASETS = ("cifar10", "cifar100", "digits")
+DATASETS = ("cifar10", "cifar100", "imagenet", "digits")
 STUDENT, TEACHER = "student", "teacher"
 
 
@@ -28,7 +28,8 @@ def build_parser() -> Parser:
     add("--data", metavar="NAME|DIR", help="images in place of the named set: digits, or a folder with train/CLASS/*, test/CLASS/*; or where data sets are kept")  # noqa: E501
     add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
     add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
-    add("--workers", type=count, help="accepted for old command lines: images live in memory")
+    add("--imagenet_loc", type=Path, metavar="DIR", help="folder with train/CLASS/* and val/CLASS/* (default: imagenet, where data sets are kept)")  # noqa: E501
+    add("--workers", type=count, help="processes that load imagenet (default of the network); others live in memory")
     add("--resume", "-r", action="store_const", const="auto", default="", help="continue the run in the folder, if any")
     add("--GPU", dest="device", default=argparse.SUPPRESS, help="the old name of --device")
     add("--student_checkpoint", "-s", type=Path, default=Path("wrn_40_2_student_KT"), metavar="DIR", help="folder of the student's run (default wrn_40_2_student_KT)")  # noqa: E501

@@ -8,6 +8,7 @@ import torch
 from deficient import data
 from deficient.data import CutoutBatches, holes
 
+from lab.cli import UserError
 from lab.devices import Computing
 from lab.images import Batches, ImageSet
 from tests.deficient.images import write_images
@@ -46,6 +47,29 @@ def test_processes_share_the_batches_of_one():
     parts = [[b for b, _ in CutoutBatches(images, 5, seed=1, rank=r, world_size=2).epoch(0)] for r in range(2)]
     for expected, *found in zip(whole, *parts):
         assert torch.equal(torch.cat(found), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_imagenet_is_streamed(tmp_path, workers):
+    write_images(tmp_path, train=2, test=1)
+    (tmp_path / "test").rename(tmp_path / "val")
+    computing = Computing(torch.device("cpu"), None, False, torch.contiguous_format)
+    args = arguments(tmp_path, dataset="imagenet", data=None, imagenet_loc=tmp_path, workers=workers)
+    train, valid, test = data.load(args, computing)
+    assert test is valid and len(train) == 3 and [train.weight(batch) for batch in range(3)] == [1, 1, 1]
+    torch.manual_seed(0)
+    batches = list(train.epoch(3))
+    assert [tuple(images.shape) for images, _ in batches] == [(4, 3, 224, 224)] * 2 + [(2, 3, 224, 224)]
+    torch.manual_seed(0)
+    for (images, labels), (again, same) in zip(batches, train.epoch(3)):
+        assert torch.equal(images, again) and torch.equal(labels, same)
+    assert torch.cat([labels for _, labels in valid.epoch(0)]).tolist() == list(range(5))
+    (tmp_path / "val" / "e").rename(tmp_path / "val" / "f")
+    with pytest.raises(UserError, match="same classes"):
+        data.load(args, computing)
+    args.imagenet_loc = tmp_path / "nowhere"
+    with pytest.raises(UserError, match="--imagenet_loc must hold"):
+        data.load(args, computing)
 
 
 def arguments(folder: Path, **changes) -> argparse.Namespace:

@@ -148,7 +148,7 @@ def test_reference_networks():
 def test_budget(family, budget):
     config = Config("WideResNet", TEN, family, depth=40, width=2)
     conv = conv_for_budget(config, budget)
-    assert count(Config("WideResNet", TEN, conv, depth=40, width=2)) == pytest.approx(budget, rel=0.02)
+    assert count(Config("WideResNet", TEN, conv, depth=40, width=2)) == pytest.approx(budget, rel=0.03)
     if family == "Shuffle":
         assert conv == "Shuffle_4"
 
@@ -162,7 +162,7 @@ def test_wide_resnet_taps_and_starts():
     assert [tuple(tap.shape[1:]) for tap in outputs.taps] == [(32, 32, 32)] * 2 + [(64, 16, 16)] * 2 + [(128, 8, 8)] * 2
     assert outputs.logits.shape == (2, 10)
     conv = model.block3[0].layer[0].conv2
-    assert conv.weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.03)
     assert "block1.0.layer.0.convShortcut.weight" in model.state_dict()
     assert model.fc.bias.abs().max() == 0
 
