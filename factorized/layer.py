@@ -36,8 +36,8 @@ class FactorizedLayer(nn.Module):
 
     Subclasses say how their dense layer's weight is seen as a matrix (`matrix_of`, `weight`), what a rank scale is a
     fraction of (`scaled_dimension`), what the layer computes (`forward`, `costs`) and how to build both kinds of layer
-    without spending random numbers (`_like`, `to_dense`). `weight` is a property, so that code which reads a layer's weight
-    instead of calling the layer (the encoder layers of `torch.nn`, Swin transformers) finds a tensor.
+    without spending random numbers (`_like`, `to_dense`). `weight` is a property, so that code which reads a layer's
+    weight instead of calling the layer (the encoder layers of `torch.nn`, Swin transformers) finds a tensor.
 
     Attributes:
         U: parameter of shape (m, rank).

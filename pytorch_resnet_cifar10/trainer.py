@@ -32,7 +32,7 @@ def build_parser() -> Parser:
     archs = [f"resnet{depth}" for depth in DEPTHS]
     # fmt: off
     add("--arch", "-a", choices=archs, default="resnet32", help="network (default resnet32)")
-    add("--data", default="cifar10", help="cifar10 (default), cifar100, digits, or a folder with train/CLASS/, test/CLASS/")
+    add("--data", default="cifar10", help="cifar10 (default), cifar100, digits, or a folder of images in train/, test/")
     add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
     add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
     add("--workers", "-j", type=count, default=4, help="accepted for old command lines: images live in memory")
@@ -199,7 +199,8 @@ def train_network(
                 watcher.after_step(epoch, iteration)
 
     def log_layers(epoch: int) -> None:
-        record.scalars(factorized.layer_metrics(layers, classifier.optimizer.param_groups[0]["lr"]), epoch)
+        rate = learning_rate(args, min(epoch, args.epochs - 1))  # the last entry shows what training has led to
+        record.scalars(factorized.layer_metrics(layers, rate), epoch)
 
     def after_epoch(epoch: Epoch) -> None:
         record.scalars(epoch.scalars(), epoch.index)

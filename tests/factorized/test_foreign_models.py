@@ -51,7 +51,7 @@ MODELS = {
     "transformer_encoder": (encoder, None),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
-pytestmark = pytest.mark.filterwarnings("ignore:spectral initialization pads", "ignore:enable_nested_tensor")
+pytestmark = pytest.mark.filterwarnings("ignore:spectral initialization pads", "ignore:The PyTorch API of nested")
 
 
 @functools.cache
@@ -95,17 +95,14 @@ def test_full_rank_keeps_the_outputs(name):
 @each_model
 def test_merging_after_training_keeps_the_outputs(name):
     model, x = model_and_input(name)
+    before = model(x).detach()
+    train(model, x)
     with torch.no_grad():
-        before = model(x)
-        train_and_merged = copy.deepcopy(model)
-    with torch.enable_grad():
-        train(train_and_merged, x)
-    with torch.no_grad():
-        trained = train_and_merged(x)
-        merged = merge(train_and_merged)(x)
+        trained = model(x)
+        merged = merge(model)(x)
     assert relative_error(trained, before) > 1e-3
     assert relative_error(merged, trained) < 1e-4
-    assert module_types(train_and_merged) == module_types(_built(name, None))
+    assert module_types(model) == module_types(_built(name, None))
 
 
 @each_model

@@ -61,7 +61,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def start_process(folder: Path, *flags: str) -> multiprocessing.Process:
-    """Run the trainer in a process of its own, which prints to `folder`.log and starts quickly: its imports are done."""
+    """Run the trainer in a process of its own, printing to `folder`.log; quick to start, as its imports are done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch.utils.tensorboard"])
     argv = [*BASE, "--save-dir", str(folder), *flags]
