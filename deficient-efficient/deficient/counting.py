@@ -2,8 +2,8 @@
 
 Counted: convolutions; linear layers, with an addition for each bias; ReLU, one operation an input element; windows of
 average and maximum pooling modules. Not counted: normalization, ReLU6, additions of residuals, functional pooling. A
-hashed kernel counts as the dense one and a tensor network as its dense pointwise matrix; what it costs to compose those,
-once a batch, is counted apart.
+hashed kernel counts as the dense one and a tensor network as its dense pointwise matrix; what it costs to compose
+those, once a batch, is counted apart.
 """
 
 import math
