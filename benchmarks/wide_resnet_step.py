@@ -2,7 +2,7 @@
 
 Batch 32 on a CPU, 128 on a GPU. Target: every setting at most the dense step in time and in memory.
 
-    python benchmarks/wide_resnet_step.py [REPEATS]        default 5
+    python benchmarks/wide_resnet_step.py [REPEATS [BATCH]]        default 5 repeats
 """
 
 import resource
@@ -32,14 +32,14 @@ SETTINGS = {
 BATCH = 128 if torch.cuda.is_available() else 32
 
 
-def step(config: Config) -> Callable[[], None]:
+def step(config: Config, batch: int) -> Callable[[], None]:
     """Return a function that runs one training step (forward, backward, Frobenius decay, SGD) on a fixed batch."""
     torch.manual_seed(0)
     model = build(config).to(device()).train()
     optimizer = torch.optim.SGD(factorized.parameter_groups(model, 5e-4), lr=1e-3, momentum=0.9)
     factorized.FrobeniusDecay(model, 5e-4, in_backward=True).attach(optimizer)
-    images = torch.randn(BATCH, 3, 32, 32, device=device())
-    labels = torch.randint(10, (BATCH,), device=device())
+    images = torch.randn(batch, 3, 32, 32, device=device())
+    labels = torch.randint(10, (batch,), device=device())
 
     def run() -> None:
         optimizer.zero_grad()
@@ -49,29 +49,31 @@ def step(config: Config) -> Callable[[], None]:
     return run
 
 
-def peak_memory(setting: str) -> float:
+def peak_memory(setting: str, batch: int) -> float:
     """Return the GiB that one step needs, in a process of its own; on a CPU the process itself is not counted."""
-    found = subprocess.run([sys.executable, __file__, "--memory", setting], check=True, capture_output=True, text=True)
+    command = [sys.executable, __file__, "--memory", setting, str(batch)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(found.stdout.split()[-1])
 
 
-def print_memory(setting: str) -> None:
+def print_memory(setting: str, batch: int) -> None:
     """Print what `peak_memory` reads."""
     describe()
     if torch.cuda.is_available():
-        step(SETTINGS[setting])()
+        step(SETTINGS[setting], batch)()
         print(torch.cuda.max_memory_allocated() / 2**30)
     else:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step(SETTINGS[setting])()
+        step(SETTINGS[setting], batch)()
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 
 
 def main() -> None:
-    print(f"{describe()}; batch {BATCH}")
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    memory = {name: peak_memory(name) for name in SETTINGS}
-    seconds = medians({name: step(config) for name, config in SETTINGS.items()}, repeats=repeats, warm_up=1)
+    given = [int(number) for number in sys.argv[1:]]
+    repeats, batch = given + [5, BATCH][len(given) :]
+    print(f"{describe()}; batch {batch}")
+    memory = {name: peak_memory(name, batch) for name in SETTINGS}
+    seconds = medians({name: step(config, batch) for name, config in SETTINGS.items()}, repeats=repeats, warm_up=1)
     for name, value in seconds.items():
         time, space = value / seconds["dense"], memory[name] / memory["dense"]
         print(f"{name:18} {value:8.3f} s, {time:.2f} of dense   {memory[name]:6.2f} GiB, {space:.2f} of dense")
@@ -79,6 +81,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
-        print_memory(sys.argv[2])
+        print_memory(sys.argv[2], int(sys.argv[3]))
     else:
         main()
