@@ -1,5 +1,8 @@
 """Factorizing a whole model, choosing ranks for a target size, and merging back to dense."""
 
+import functools
+import inspect
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from .conv import FactorizedConv2d
 from .layer import FactorizedLayer, Fill, scaled_rank
 from .linear import FactorizedLinear
-from .modules import factorized_modules, select
+from .modules import factorized_modules, select, unwrap
 from .spectral import spectral_init
 
 # Exact types: a subclass may use its weight in its own way (nn.MultiheadAttention reads its projection's weight).
@@ -42,6 +45,12 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    read = {
+        child
+        for module in model.modules()
+        for name, child in module._modules.items()
+        if name in _weights_read_by(type(module))
+    }
     found = {}
     for name, module in model.named_modules():
         kind = _FACTORIZED_TYPE.get(type(module))
@@ -50,6 +59,8 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
                 found[name] = f"{type(module).__name__} may use its weight in its own way"
         elif "weight" not in module._parameters:
             found[name] = "its weight is computed by a hook or parametrization"
+        elif module in read:
+            found[name] = "the module around it reads its weight instead of calling it"
         elif uses[id(module.weight)] > 1:
             found[name] = "its weight is shared with another module"
         elif getattr(module, "groups", 1) > 1:
@@ -57,6 +68,16 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
         else:
             found[name] = kind.obstacle(module)
     return found
+
+
+@functools.cache
+def _weights_read_by(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the children whose weight `forward` of a class uses itself: Swin and `nn.TransformerEncoderLayer` do."""
+    try:
+        source = inspect.getsource(kind.forward)
+    except (OSError, TypeError):  # not written in a file
+        return frozenset()
+    return frozenset(re.findall(r"\bself\.(\w+)\.weight\b", source))
 
 
 def find_rank_scale(
@@ -142,7 +163,8 @@ def factorize(
     """Replace the linear and 2-D convolution layers of `model` by factorized ones, in place, and return it.
 
     The root itself is replaced when it is such a layer, so use the returned model. Left dense, each with its reason in
-    the report: subclasses of the two layers, layers with shared or computed weights, grouped convolutions (use
+    the report: subclasses of the two layers, layers whose weight is shared, computed, or read by the module around
+    them instead of being called, grouped convolutions (use
     `FactorizedConv2d.from_dense` on those), and convolutions with padding other than zeros.
 
     Args:
@@ -162,7 +184,7 @@ def factorize(
 
     Raises:
         ValueError: unless exactly one of `rank_scale` and `ratio`, or `ranks`, is given; for values out of range; for
-            a pattern that matches no layer.
+            a pattern that matches no layer; if `include` matches only layers that are left dense; for a wrapped model.
     """
     if rank_scale is not None and ratio is not None:
         raise ValueError("give rank_scale or ratio, not both")
@@ -200,8 +222,14 @@ def merge(model: nn.Module) -> nn.Module:
 
 def _candidates(model: nn.Module, include, exclude) -> dict[str, nn.Module]:
     """Return the layers that `factorize` may replace, by name, in module order."""
+    if unwrap(model) is not model:
+        raise ValueError("factorize a model before torch.compile or (Distributed)DataParallel wraps it, not after")
     found, modules = obstacles(model), dict(model.named_modules())
-    return {name: modules[name] for name in select(found, include, exclude) if found[name] is None}
+    selected = select(found, include, exclude)
+    candidates = {name: modules[name] for name in selected if found[name] is None}
+    if selected and not candidates and include is not None:
+        raise ValueError(f"none of the layers to include can be factorized; {selected[0]}: {found[selected[0]]}")
+    return candidates
 
 
 def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, FactorizedLayer]) -> None:

@@ -103,9 +103,8 @@ class FactorizedConv2d(FactorizedLayer):
             memory_format=torch.channels_last if last else torch.contiguous_format, **options,
         )  # fmt: skip
 
-    @property
     def weight(self) -> Tensor:
-        """The dense kernel, shape (out_channels, in_channels/groups, kh, kw)."""
+        """Return the dense kernel, shape (out_channels, in_channels/groups, kh, kw)."""
         kh, kw = self.kernel_size
         return self.product().view(self.out_channels, kh, -1, kw).transpose(1, 2)
 

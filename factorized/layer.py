@@ -36,8 +36,7 @@ class FactorizedLayer(nn.Module):
 
     Subclasses say how their dense layer's weight is seen as a matrix (`matrix_of`, `weight`), what a rank scale is a
     fraction of (`scaled_dimension`), what the layer computes (`forward`, `costs`) and how to build both kinds of layer
-    without spending random numbers (`_like`, `to_dense`). `weight` is a property, so that code which reads a layer's
-    weight instead of calling the layer (the encoder layers of `torch.nn`, Swin transformers) finds a tensor.
+    without spending random numbers (`_like`, `to_dense`).
 
     Attributes:
         U: parameter of shape (m, rank).
@@ -181,7 +180,7 @@ class FactorizedLayer(nn.Module):
 
     @torch.no_grad()
     def _fill_dense(self, dense: nn.Module) -> nn.Module:
-        dense.weight.copy_(self.weight)
+        dense.weight.copy_(self.weight())
         dense.weight.requires_grad_(any(factor.requires_grad for factor in self.factors()))
         if self.bias is not None:
             dense.bias.copy_(self.bias)
@@ -200,8 +199,8 @@ class FactorizedLayer(nn.Module):
         return path
 
     def _composed_weight(self) -> Tensor:
-        """Return `weight`, with `kernel_decay` times it added to its gradient in the backward pass."""
-        return with_decay(self.weight, self.kernel_decay)
+        """Return `weight()`, with `kernel_decay` times it added to its gradient in the backward pass."""
+        return with_decay(self.weight(), self.kernel_decay)
 
     @property
     def decayed_in_backward(self) -> bool:

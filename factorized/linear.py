@@ -58,9 +58,8 @@ class FactorizedLinear(FactorizedLayer):
         bias = layer.bias is not None
         return nn.utils.skip_init(cls, layer.in_features, layer.out_features, bias=bias, **options)
 
-    @property
     def weight(self) -> Tensor:
-        """The dense weight, shape (out_features, in_features)."""
+        """Return the dense weight, shape (out_features, in_features)."""
         return self.product()
 
     def to_dense(self) -> nn.Linear:

@@ -118,7 +118,7 @@ def test_the_batched_spectral_start_equals_that_of_each_layer(square):
     factorize(model, rank_scale=0.3, square=square)
     for name, layer in factorized_modules(model).items():
         alone = type(layer).from_dense(dense.get_submodule(name), rank=layer.rank, square=square)
-        torch.testing.assert_close(layer.weight, alone.weight, rtol=0, atol=1e-10)
+        torch.testing.assert_close(layer.weight(), alone.weight(), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("square", [False, True])
@@ -190,7 +190,7 @@ def test_a_model_that_is_itself_a_layer(dense):
     assert isinstance(model, (FactorizedLinear, FactorizedConv2d)) and list(factorized_modules(model)) == [""]
     merged = merge(model)
     assert type(merged) is type(dense)
-    torch.testing.assert_close(merged.weight, model.weight)
+    torch.testing.assert_close(merged.weight, model.weight())
 
 
 def test_a_module_under_several_names_is_replaced_under_all():
@@ -221,3 +221,15 @@ def test_verbose_prints_the_report(capsys):
     factorize(small_cnn(), rank_scale=0.5, verbose=True, example_input=torch.randn(1, 3, 8, 8))
     printed = capsys.readouterr().out
     assert "body.2" in printed and "multiply-adds" in printed
+
+
+def test_including_nothing_that_can_be_factorized_is_an_error():
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="grouped convolution"):
+        factorize(grouped, rank_scale=0.5, include=["0"])
+
+
+def test_wrapped_models_are_refused():
+    """The wrapper would go on with the parameters of the layers that were replaced."""
+    with pytest.raises(ValueError, match="before"):
+        factorize(torch.compile(nn.Sequential(nn.Linear(4, 4))), rank_scale=0.5)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torchvision import models
 
-from factorized import FactorizedLinear, FrobeniusDecay, factorize, factorized_modules, merge, parameter_groups
+from factorized import FrobeniusDecay, factorize, factorized_modules, merge, parameter_groups
 from factorized.compress import obstacles
 from tests.factorized.networks import relative_error
 
@@ -24,12 +24,12 @@ def vision_transformer() -> nn.Module:
 
 
 def swin() -> nn.Module:
-    """Its attention reads the weights of its linear layers instead of calling them."""
+    """Its attention reads the weights of its linear layers instead of calling them, which leaves those dense."""
     return models.SwinTransformer([4, 4], 16, [1, 2], [2, 2], [4, 4], stochastic_depth_prob=0.0, num_classes=CLASSES)
 
 
 def encoder() -> nn.Module:
-    """In evaluation a fused kernel reads the weights of `linear1` and `linear2`."""
+    """In evaluation a fused kernel reads the weights of `linear1` and `linear2`, which leaves those dense."""
     layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
     return nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(9 * 32, CLASSES))
 
@@ -48,7 +48,6 @@ MODELS = {
     "mobilenet_v3_small": (lambda: models.mobilenet_v3_small(num_classes=CLASSES), None),
     "vision_transformer": (vision_transformer, None),
     "swin": (swin, None),
-    "transformer_encoder": (encoder, None),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 pytestmark = pytest.mark.filterwarnings("ignore:spectral initialization pads", "ignore:The PyTorch API of nested")
@@ -64,8 +63,7 @@ def _built(name: str, rank_scale: float | None) -> nn.Module:
 
 def model_and_input(name: str, rank_scale: float | None = 0.2) -> tuple[nn.Module, torch.Tensor]:
     """Return a copy of a model in evaluation mode, factorized unless the scale is None, and a batch of two for it."""
-    shape = (2, 9, 32) if name == "transformer_encoder" else (2, 3, 32, 32)
-    return copy.deepcopy(_built(name, rank_scale)), torch.randn(shape)
+    return copy.deepcopy(_built(name, rank_scale)), torch.randn(2, 3, 32, 32)
 
 
 def train(model: nn.Module, x: torch.Tensor, steps: int = 2) -> None:
@@ -158,32 +156,22 @@ def test_capture_without_graph_breaks(name):
     torch.testing.assert_close(compiled(x), model(x))
 
 
-@pytest.mark.parametrize("fast_path", [True, False])
-@pytest.mark.parametrize("masked", [True, False])
-def test_encoder_layers_in_evaluation(fast_path, masked):
-    """With gradients off, `nn.TransformerEncoderLayer` hands the weights of its linear layers to one fused kernel."""
-    model, x = model_and_input("transformer_encoder")
-    layers = model[0]
-    assert {type(layer.linear1) for layer in layers.layers} == {FactorizedLinear}
-    padding = torch.zeros(2, 9, dtype=torch.bool)
-    padding[1, 5:] = masked
-    expected = layers(x, src_key_padding_mask=padding if masked else None)
-    torch.backends.mha.set_fastpath_enabled(fast_path)
-    try:
-        with torch.no_grad():
-            found = layers(x, src_key_padding_mask=padding if masked else None)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
-    assert expected.requires_grad
-    torch.testing.assert_close(found[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
+def test_weights_that_are_read_stay_dense():
+    """Encoder layers hand two of their weights to one fused kernel when gradients are off; Swin's attention always."""
+    model, x = factorize(encoder().eval(), rank_scale=0.2), torch.randn(2, 9, 32)
+    expected = model(x)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    for built, names in ((model, ("linear1", "linear2")), (model_and_input("swin")[0], ("qkv", "proj"))):
+        reasons = {name: reason for name, reason in obstacles(built).items() if reason and "reads" in reason}
+        assert reasons and all(name.endswith(names) for name in reasons)
+        assert factorized_modules(built)
 
 
 def test_attention_projections_stay_dense():
     """`nn.MultiheadAttention` reads the weight of its output projection, a subclass of `nn.Linear`."""
-    model, _ = model_and_input("transformer_encoder")
-    reasons = obstacles(model)
+    reasons = {name: r for name, r in obstacles(encoder()).items() if name.endswith("self_attn.out_proj")}
     assert reasons and all("own way" in reason for reason in reasons.values())
-    assert all(name.endswith("self_attn.out_proj") for name in reasons)
 
 
 def test_depthwise_convolutions_stay_dense():

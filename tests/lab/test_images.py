@@ -177,7 +177,7 @@ def test_seeds_and_epochs_never_share_an_order():
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_processes_together_give_the_batches_of_one(train, world_size):
-    data = image_set(50)  # the last batch has 2 images: fewer than 3 or 5 processes
+    data = image_set(53 if train else 50)  # last batches of 5 and 2: in evaluation a process may get none
     single = list(Batches(data, 16, train=train).epoch(2))
     ranks = [Batches(data, 16, train=train, rank=rank, world_size=world_size) for rank in range(world_size)]
     shares = list(zip(*(batches.epoch(2) for batches in ranks)))
@@ -189,6 +189,12 @@ def test_processes_together_give_the_batches_of_one(train, world_size):
         means = [rank.weight(batch) * part[0].mean() for rank, part in zip(ranks, parts) if len(part[1])]
         torch.testing.assert_close(sum(means) / world_size, images.mean())
         assert all(rank.weight(batch) == 0 for rank, part in zip(ranks, parts) if not len(part[1]))
+
+
+def test_training_refuses_a_batch_with_fewer_images_than_processes():
+    with pytest.raises(UserError, match="2 images cannot be shared by 3 processes.* than 16 for the 50"):
+        Batches(image_set(50), 16, train=True, world_size=3)
+    Batches(image_set(48), 16, train=True, world_size=3)
 
 
 def test_weight_of_a_single_process_is_one():
