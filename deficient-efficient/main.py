@@ -56,8 +56,11 @@ def build_optimizer(
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
     if args.clip_grad:
         parameters = list(model.parameters())
-        clip = torch.nn.utils.clip_grad_norm_
-        optimizer.register_step_pre_hook(lambda *_: clip(parameters, args.clip_grad) and None)
+
+        def clip(*_) -> None:
+            nn.utils.clip_grad_norm_(parameters, args.clip_grad)
+
+        optimizer.register_step_pre_hook(clip)
     if not args.wd2fd:
         return optimizer, None
     if not factorized.factorized_modules(model):
@@ -76,7 +79,11 @@ def learning_rate(args: argparse.Namespace, epoch: int) -> float:
 
 
 def build_objective(
-    args: argparse.Namespace, taught: teacher.Teacher | None, model: nn.Module, train: Batches, computing
+    args: argparse.Namespace,
+    taught: teacher.Teacher | None,
+    model: nn.Module,
+    train: Batches,
+    computing: devices.Computing,
 ) -> Objective:
     """Return the training loss; under a teacher if there is one, which must fit the data and the network."""
     if taught is None:

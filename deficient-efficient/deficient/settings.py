@@ -25,19 +25,24 @@ def build_parser() -> Parser:
     # fmt: off
     add("dataset", choices=DATASETS, help="data set; it also fixes normalization and augmentation")
     add("mode", choices=(STUDENT, TEACHER), help="teacher: ordinary training; student: under a trained teacher")
-    add("--data", metavar="NAME|DIR", help="images in place of the named set: digits, or a folder with train/CLASS/*, test/CLASS/*; or where data sets are kept")  # noqa: E501
+    add("--data", metavar="NAME|DIR", help="images in place of the named set: digits, or a folder with train/CLASS/* "
+        "and test/CLASS/*; or where data sets are kept")
     add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
     add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
-    add("--imagenet_loc", type=Path, metavar="DIR", help="folder with train/CLASS/* and val/CLASS/* (default: imagenet, where data sets are kept)")  # noqa: E501
+    add("--imagenet_loc", type=Path, metavar="DIR", help="folder with train/CLASS/* and val/CLASS/* (default: imagenet "
+        "where data sets are kept)")
     add("--workers", type=count, help="processes that load imagenet (default of the network); others live in memory")
     add("--resume", "-r", action="store_const", const="auto", default="", help="continue the run in the folder, if any")
     add("--GPU", dest="device", default=argparse.SUPPRESS, help="the old name of --device")
-    add("--student_checkpoint", "-s", type=Path, default=Path("wrn_40_2_student_KT"), metavar="DIR", help="folder of the student's run (default wrn_40_2_student_KT)")  # noqa: E501
-    add("--teacher_checkpoint", "-t", type=Path, default=Path("wrn_40_2_T"), metavar="DIR", help="folder of the teacher's run; in student mode also a checkpoint file (default wrn_40_2_T)")  # noqa: E501
+    add("--student_checkpoint", "-s", type=Path, default=Path("wrn_40_2_student_KT"), metavar="DIR",
+        help="folder of the student's run (default wrn_40_2_student_KT)")
+    add("--teacher_checkpoint", "-t", type=Path, default=Path("wrn_40_2_T"), metavar="DIR",
+        help="folder of the teacher's run; in student mode also a checkpoint file (default wrn_40_2_T)")
     add("--network", choices=list(RECIPES), default="WideResNet", help="network (default WideResNet)")
     add("--wrn_depth", type=positive, default=40, help="depth of a WideResNet, 6n + 4 (default 40)")
     add("--wrn_width", type=number(float, above=0), default=2, help="widening factor of a WideResNet (default 2)")
-    add("--module", metavar="FILE", help="Python file, which is run, with a class Conv, and Block if need be; used without --conv")  # noqa: E501
+    add("--module", metavar="FILE", help="Python file, which is run, with a class Conv, and Block if need be; used "
+        "without --conv, and for a teacher that was trained with one")
     add("--blocktype", choices=("Basic",), default="Basic", help="block of a WideResNet")
     add("--conv", help=f"class of convolutions, Name or Name_hyper: {', '.join(convs.KINDS)}")
     add("--AT_split", type=positive, default=1, help="attention taps per stage of a WideResNet (default 1)")
@@ -49,15 +54,16 @@ def build_parser() -> Parser:
     add("--alpha", type=share, default=0.0, help="share of distillation in the classification loss (default 0)")
     add("--aux_loss", choices=("AT",), default="AT", help="attention transfer, the only one there is")
     add("--beta", type=real, default=1000.0, help="weight of attention transfer (default 1000)")
-    add("--kl_reduction", choices=("mean", "batchmean"), default="mean", help="distillation's mean: over images and classes (default), or images")  # noqa: E501
+    add("--kl_reduction", choices=("mean", "batchmean"), default="mean",
+        help="mean of the distillation loss: over images and classes (default), or images")
     add("--auxiliary_weight", type=real, help="of DARTS' auxiliary loss, e.g. 0.4 (default: half and half)")
     add("--epoch_step", type=_milestones, metavar="JSON", help="epochs at which the rate falls, e.g. [60,120,160]")
     add("--epochs", type=positive, help="number of epochs (default of the network)")
     add("--print_freq", type=positive, default=10, help="batches between readings of the loss (default 10)")
     add("--batch_size", type=positive, help="images per step (default of the network)")
     add("--weight_decay", type=real, help="coefficient of L2 and Frobenius decay (default of the network)")
-    add("--nocrswd", action="store_true", help="do not scale the decay of structured parameters by the compression ratio")  # noqa: E501
-    add("--clip_grad", type=number(float, above=0), metavar="NORM", help="clip the norm of the gradient, before Frobenius decay")  # noqa: E501
+    add("--nocrswd", action="store_true", help="no scaling of structured parameters' decay by the compression ratio")
+    add("--clip_grad", type=number(float, above=0), metavar="NORM", help="clip gradients, before Frobenius decay")
     # fmt: on
     flags.add_flags(parser)
     devices.add_flags(parser)

@@ -209,4 +209,7 @@ def test_flags_of_the_published_command_lines():
 
 
 def test_budget_names_the_class():
-    assert completed("--conv", "Shuffle", "--budget", 55_000).conv == "Shuffle_4"
+    shape = {"depth": 10, "width": 1}
+    budget = trainer.networks.count(Config("WideResNet", tuple("0123456789"), "Shuffle_4", **shape)) + 20
+    flags = ["--wrn_depth", 10, "--wrn_width", 1, "--budget", budget]
+    assert completed("--conv", "Shuffle", *flags).conv == "Shuffle_4"
