@@ -67,39 +67,23 @@ def test_a_run_killed_at_random_moments_ends_as_the_whole_run(folder, whole, see
     assert_same_run(folder, whole)
 
 
-def stopped_after(folder: Path, monkeypatch, epochs: int) -> Path:
-    """Run with `FLAGS` in this process, interrupted before epoch `epochs`."""
-    train_epoch = trainer.Classifier.train_epoch
-
-    def interrupted(self, batches, epoch):
-        if epoch == epochs:
-            raise KeyboardInterrupt
-        return train_epoch(self, batches, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Classifier, "train_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tiny.train(folder, *FLAGS)
-    return folder
-
-
-def test_an_interrupted_run_is_continued_in_its_folder(folder, whole, monkeypatch):
-    stopped_after(folder, monkeypatch, 3)
+def test_an_interrupted_run_is_continued_in_its_folder(folder, whole):
+    tiny.stopped_after(3, folder, *FLAGS)
     assert not (folder / "results.json").exists()
     tiny.train(folder, *FLAGS, "--resume", "auto")
     assert_same_run(folder, whole)
 
 
 def test_the_folder_can_be_moved_and_named_in_another_way(folder, whole, monkeypatch):
-    moved = stopped_after(folder, monkeypatch, 3).rename(folder.with_name("moved"))
+    moved = tiny.stopped_after(3, folder, *FLAGS).rename(folder.with_name("moved"))
     monkeypatch.chdir(moved)
     tiny.train(Path("../moved"), *FLAGS, "--resume", str(moved / "checkpoint.th"))
     assert_same_run(moved, whole)
     assert scalars(moved, "train/loss")[0] == list(range(6))  # the earlier part's events were kept
 
 
-def test_a_checkpoint_is_continued_in_another_folder(folder, whole, monkeypatch, tmp_path):
-    stopped_after(folder, monkeypatch, 3)
+def test_a_checkpoint_is_continued_in_another_folder(folder, whole, tmp_path):
+    tiny.stopped_after(3, folder, *FLAGS)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = tiny.train(tmp_path / "other", *FLAGS, "--resume", str(folder / "checkpoint.th"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -109,8 +93,8 @@ def test_a_checkpoint_is_continued_in_another_folder(folder, whole, monkeypatch,
     assert scalars(other, "train/loss")[0] == [3, 4, 5]
 
 
-def test_a_run_without_checkpoint_starts_afresh(folder, whole, monkeypatch):
-    stopped_after(folder, monkeypatch, 1)  # the first checkpoint is that of epoch 1
+def test_a_run_without_checkpoint_starts_afresh(folder, whole):
+    tiny.stopped_after(1, folder, *FLAGS)  # the first checkpoint is that of epoch 1
     assert not (folder / "checkpoint.th").exists()
     tiny.train(folder, *FLAGS, "--resume", "auto")
     assert_same_run(folder, whole)
@@ -151,9 +135,9 @@ def test_a_finished_run_is_prolonged(folder, whole, monkeypatch):
     assert (folder / "results.json").exists()
 
 
-def test_the_latest_network_is_accepted_too(folder, monkeypatch, tmp_path):
+def test_the_latest_network_is_accepted_too(folder, tmp_path):
     """It has no momentum, so the continuation is another run, but it starts from these weights in this epoch."""
-    stopped_after(folder, monkeypatch, 3)
+    tiny.stopped_after(3, folder, *FLAGS)
     flags = [flag for flag in FLAGS if flag != "--dump-frobnorms"]
     other = tiny.train(tmp_path / "other", *flags, "--resume", str(folder / "model.th"), "--lr", "0")
     assert scalars(other, "train/loss")[0] == [3, 4, 5]
@@ -170,9 +154,9 @@ def test_a_later_start_keeps_to_the_schedule(folder):
 
 
 @pytest.mark.parametrize("rate", ["1e30", "1e4"])
-def test_a_loss_that_is_not_finite_stops_the_run(folder, rate, monkeypatch, capfd):
+def test_a_loss_that_is_not_finite_stops_the_run(folder, rate, capfd):
     """Exit status 1, one line, and the last checkpoint is as it was."""
-    stopped_after(folder, monkeypatch, 3)
+    tiny.stopped_after(3, folder, *FLAGS)
     before = (folder / "checkpoint.th").read_bytes()
     capfd.readouterr()
     flags = [*FLAGS, "--lr", rate, "--resume", str(folder / "checkpoint.th")]

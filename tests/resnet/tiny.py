@@ -3,6 +3,7 @@
 `python -m tests.resnet.tiny FLAGS` is the trainer's command line with these in place of `--data digits`.
 """
 
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -11,6 +12,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 import trainer
@@ -36,6 +38,20 @@ def digits(data_dir: Path | None = None) -> tuple[images.ImageSet, images.ImageS
 def train(folder: Path, *flags: str) -> Path:
     """Run the trainer in this process, for two epochs of three batches if the flags do not say otherwise."""
     trainer.main([*BASE, "--save-dir", str(folder), *flags])
+    return folder
+
+
+def stopped_after(epochs: int, folder: Path, *flags: str) -> Path:
+    """Run the trainer in this process and interrupt it after so many epochs."""
+    train_epoch = trainer.Classifier.train_epoch
+
+    def interrupted(self, batches, epoch):
+        if epoch == epochs:
+            raise KeyboardInterrupt
+        return train_epoch(self, batches, epoch)
+
+    with mock.patch.object(trainer.Classifier, "train_epoch", interrupted), contextlib.suppress(KeyboardInterrupt):
+        train(folder, *flags)
     return folder
 
 

@@ -1,0 +1,131 @@
+"""Files written whole or not at all, and states that are restored to the bit."""
+
+import argparse
+import os
+import random
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from lab import checkpoint, devices
+from lab.cli import Parser, UserError
+
+
+def computing(*flags: str) -> devices.Computing:
+    parser = Parser()
+    devices.add_flags(parser)
+    return devices.start(parser.parse_args(["--device", "cpu", *flags]))
+
+
+def training():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return model, optimizer
+
+
+def step(model, optimizer):
+    optimizer.zero_grad()
+    model(torch.randn(4, 3)).square().sum().backward()
+    optimizer.step()
+
+
+# Files
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    checkpoint.write_whole(path, lambda file: file.write(b"old"))
+
+    def interrupted(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_whole(path, interrupted)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_files_can_be_read_by_others(tmp_path):
+    checkpoint.save_json(tmp_path / "a.json", {"one": [1]})
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "a.json").read_text() == '{\n    "one": [\n        1\n    ]\n}\n'
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x04."])
+def test_damaged_files(tmp_path, content):
+    (tmp_path / "file.th").write_bytes(content)
+    with pytest.raises(UserError, match="file.th is not a readable checkpoint"):
+        checkpoint.load(tmp_path / "file.th")
+
+
+def test_missing_files(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(UserError, match="no such file"):
+            checkpoint.load(path)
+
+
+def test_code_is_not_read(tmp_path):
+    torch.save({"state_dict": argparse.Namespace()}, tmp_path / "file.th")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "file.th")
+
+
+# States
+
+
+def test_training_goes_on_exactly(tmp_path):
+    model, optimizer = training()
+    step(model, optimizer)
+    checkpoint.save(tmp_path / "a.th", checkpoint.training_state(model, optimizer, computing("--seed", "5"), epoch=3))
+    draws = random.random(), numpy.random.rand(), torch.rand(1).item()
+    step(model, optimizer)
+    other, its = training()
+    state = checkpoint.load(tmp_path / "a.th")
+    assert state["epoch"] == 3
+    its.param_groups[0]["lr"] = 0.1
+    checkpoint.restore_training(state, other, its, computing(), tmp_path / "a.th")
+    assert (random.random(), numpy.random.rand(), torch.rand(1).item()) == draws
+    step(other, its)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+def test_settings_are_those_of_the_run_that_goes_on(tmp_path):
+    model, optimizer = training()
+    step(model, optimizer)
+    state = checkpoint.training_state(model, optimizer, computing())
+    other = nn.Linear(3, 2)
+    its = torch.optim.SGD(other.parameters(), lr=0.5, momentum=0.7, weight_decay=0.01)
+    checkpoint.restore_training(state, other, its, computing(), tmp_path)
+    group = its.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.7, 0.01)
+    assert group["params"] == list(other.parameters())
+    assert torch.equal(its.state[other.weight]["momentum_buffer"], optimizer.state[model.weight]["momentum_buffer"])
+
+
+def test_other_groups_are_refused(tmp_path):
+    model, optimizer = training()
+    state = checkpoint.training_state(model, optimizer, computing())
+    groups = [{"params": [parameter]} for parameter in model.parameters()]
+    with pytest.raises(UserError, match="other decay"):
+        checkpoint.restore_training(state, model, torch.optim.SGD(groups, lr=0.1), computing(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        ([], "holds no network"),
+        ({"weight": torch.zeros(2, 3)}, "holds no network"),
+        ({"state_dict": {}}, "2 of 2 tensors differ, the first is weight, absent there"),
+        ({"state_dict": {"weight": torch.zeros(2, 3), "bias": 1}}, "bias, absent there"),
+        ({"state_dict": {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}}, r"weight, \[3, 2\] there and \[2, 3\]"),
+    ],
+)
+def test_foreign_states(tmp_path, state, message):
+    model = nn.Linear(3, 2)
+    before = model.weight.clone()
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_weights(model, state, tmp_path / "x.th")
+    assert torch.equal(model.weight, before)

@@ -1,0 +1,43 @@
+"""Trains a network without batch normalization on digits through `lab`; `torchrun` starts it for test_distributed.py.
+
+`python -m tests.resnet.shares FILE` writes the weights after two epochs, the averages, and the processes' evaluation.
+"""
+
+import argparse
+import sys
+
+import torch
+from torch import nn
+
+import factorized
+from lab import devices
+from lab.batches import Batches
+from lab.classifier import Classifier
+from tests.resnet import tiny
+
+
+def main(path: str) -> None:
+    """Train, and let the main process write `path`."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser()
+    devices.add_flags(parser)
+    computing = devices.start(parser.parse_args(["--device", "cpu", "--seed", "4"]))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
+    factorized.factorize(model, rank_scale=0.3, exclude=["0"])
+    groups = factorized.parameter_groups(model, 1e-3)
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    factorized.FrobeniusDecay(model, 1e-3, in_backward=True).attach(optimizer)
+    share = {"rank": computing.rank, "world_size": computing.world_size}
+    images, test = tiny.digits()
+    # 96 images in batches of 28 leave a last batch of 12, and 9 test images in batches of 4 one of a single image.
+    batches = Batches(images, 28, train=True, **share)
+    few = Batches(test.split(9, None)[1], 4, train=False, **share)
+    classifier = Classifier(computing.wrap(model), optimizer, computing)
+    averages = [classifier.train_epoch(batches, epoch) for epoch in range(2)]
+    evaluation = classifier.evaluate(few)
+    if computing.is_main:
+        torch.save({"weights": model.state_dict(), "averages": averages, "evaluation": evaluation}, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
