@@ -56,7 +56,8 @@ def main(names: list[str]) -> None:
         for scale in SCALES:
             composed, two_step, auto = (seconds[f"{scale} {path}"] / dense for path in PATHS)
             excess = 100 * (auto / min(composed, two_step) - 1)
-            print(f"  {scale:5}  composed {composed:.2f}  two-step {two_step:.2f}  auto {auto:.2f} ({excess:+.0f} % of the better)")
+            ratios = f"composed {composed:.2f}  two-step {two_step:.2f}  auto {auto:.2f}"
+            print(f"  {scale:5}  {ratios} ({excess:+.0f} % of the better)")
     best = min(fastest, key=fastest.get)
     print(f"\nfastest at 0.111: {best}, {fastest[best]:.2f} of the straightforward way (target <= 0.45)")
 

@@ -36,7 +36,8 @@ def main() -> None:
     def ours() -> None:
         factorized.factorize(next(waiting)[0], rank_scale=RANK_SCALE, include=names)
 
-    seconds = medians({"full SVD": lambda: [full_svd(layer) for layer in layers], "factorize": ours}, repeats=3, warm_up=1)
+    candidates = {"full SVD": lambda: [full_svd(layer) for layer in layers], "factorize": ours}
+    seconds = medians(candidates, repeats=3, warm_up=1)
     worst = 0.0
     for name, layer in zip(names, layers):
         weight = factorized.matrix_of(layer).detach()

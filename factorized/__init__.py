@@ -10,6 +10,7 @@
 After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Factorized Neural Layers", ICLR 2021.
 """
 
+from .composed import ComposedConv2d
 from .compress import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
 from .conv import FactorizedConv2d
 from .decay import FrobeniusDecay, frobgrad, parameter_groups
@@ -26,13 +27,19 @@ from .metrics import (
 from .modules import factorized_modules
 from .report import report
 from .spectral import batch_spectral_init, spectral_init
+from .tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
 
 __all__ = [
+    "CPConv2d",
+    "ComposedConv2d",
     "FactorizedConv2d",
     "FactorizedLayer",
     "FactorizedLinear",
     "FrobeniusDecay",
     "RankScale",
+    "TensorConv2d",
+    "TensorTrainConv2d",
+    "TuckerConv2d",
     "batch_spectral_init",
     "factorize",
     "factorized_modules",

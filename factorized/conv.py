@@ -49,7 +49,7 @@ class FactorizedConv2d(FactorizedLayer):
     ):
         if groups > 1 and path == "two_step":
             raise ValueError("a grouped convolution has no two-step path")
-        kh, kw = _pair(kernel_size)
+        kh, kw = pair(kernel_size)
         super().__init__(
             out_channels * kh, in_channels // groups * kw, rank, bias=out_channels if bias else 0, square=square,
             path="composed" if groups > 1 else path, device=device, dtype=dtype,
@@ -57,8 +57,8 @@ class FactorizedConv2d(FactorizedLayer):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = (kh, kw)
-        self.stride = _pair(stride)
-        self.dilation = _pair(dilation)
+        self.stride = pair(stride)
+        self.dilation = pair(dilation)
         self.padding = _numeric_padding(padding, self.kernel_size, self.dilation)
         self.groups = groups
         self.memory_format = memory_format
@@ -151,14 +151,15 @@ class FactorizedConv2d(FactorizedLayer):
         )
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return a number given for both axes, or for each, as two numbers."""
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _numeric_padding(padding, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
     """Return the padding as two numbers: "valid" is 0, "same" is half the kernel's reach where that is whole."""
     if not isinstance(padding, str):
-        return _pair(padding)
+        return pair(padding)
     if padding == "valid":
         return (0, 0)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel_size)]

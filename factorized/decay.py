@@ -1,7 +1,8 @@
 """Frobenius decay: decay of the product of the factors instead of the factors (Khodak et al. 2021, section 3.2).
 
 The penalty of a layer is `coefficient / 2 * |W|_F^2` with `W = U VT` or `U M VT`. Its gradient is added to `.grad`
-before the optimizer's step, so it passes through momentum exactly as L2 weight decay in SGD does.
+before the optimizer's step, so it passes through momentum exactly as L2 weight decay in SGD does. A layer that
+contracts its factors in another way has the same penalty of its own `W`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .modules import factorized_modules, group_by_shape, stack_factors, unwrap, without_autocast
+from .modules import factorized_modules, group_by_shape, is_contracted, stack_factors, unwrap, without_autocast
 
 
 def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -126,6 +127,12 @@ class FrobeniusDecay:
             layers = [layer for layer in group if not getattr(layer, "decayed_in_backward", False)]
             if not layers:
                 continue
+            if is_contracted(layers[0]):
+                for layer in layers:
+                    factors = [factor for factor in layer.factors() if factor.requires_grad]
+                    parameters += factors
+                    updates += _contracted_gradients(layer, factors)
+                continue
             stacks = stack_factors(layers)
             with without_autocast(stacks[0].device):
                 gradients = frobgrad(stacks)
@@ -154,6 +161,15 @@ class FrobeniusDecay:
 
     def __repr__(self) -> str:
         return f"FrobeniusDecay(coefficient={self.coefficient}, layers={len(self.modules)})"
+
+
+def _contracted_gradients(layer: nn.Module, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the gradients of `|W|_F^2 / 2` where `W` is contracted: `W` itself goes back through the contraction."""
+    if not factors:
+        return ()
+    with torch.enable_grad():
+        weight = layer.contract()
+    return torch.autograd.grad(weight, factors, weight.detach())
 
 
 def parameter_groups(

@@ -37,8 +37,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rank-path", choices=PATHS, default="auto", help="how factorized layers run (default auto)")
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, structured: bool = False) -> None:
     """Check the flags for sense.
+
+    Args:
+        structured: the network has factorized layers without any of these flags.
 
     Raises:
         ValueError: for values out of range and flags that contradict or need each other.
@@ -48,7 +51,7 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} must be a number of at least 0, not {value}")
     if args.rank_scale and args.target_ratio:
         raise ValueError("give --rank-scale or --target-ratio, not both")
-    if not is_factorized(args):
+    if not is_factorized(args) and not structured:
         require(args, "--rank-scale or --target-ratio", "spectral", "wd2fd")
     if not args.target_ratio:
         require(args, "--target-ratio", "strict")

@@ -200,10 +200,7 @@ class FactorizedLayer(nn.Module):
 
     def _composed_weight(self) -> Tensor:
         """Return `weight()`, with `kernel_decay` times it added to its gradient in the backward pass."""
-        weight = self.weight()
-        if self.kernel_decay and torch.is_grad_enabled():
-            weight = _DecayInBackward.apply(weight, self.kernel_decay)
-        return weight
+        return with_decay(self.weight(), self.kernel_decay)
 
     @property
     def decayed_in_backward(self) -> bool:
@@ -225,6 +222,13 @@ class FactorizedLayer(nn.Module):
     def extra_repr(self) -> str:
         form = "U M VT" if self.M is not None else "U VT"
         return f"{form}, rank={self.rank}, bias={self.bias is not None}, path={self._path_repr()}"
+
+
+def with_decay(weight: Tensor, coefficient: float) -> Tensor:
+    """Return `weight`, with `coefficient` times it added to its gradient in the backward pass."""
+    if coefficient and torch.is_grad_enabled():
+        return _DecayInBackward.apply(weight, coefficient)
+    return weight
 
 
 class _DecayInBackward(torch.autograd.Function):

@@ -78,7 +78,7 @@ def frobenius_norms(layers: Sequence[nn.Module]) -> Tensor:
 def layer_metrics(layers: Iterable[nn.Module], lr: float) -> dict[str, float]:
     """Return averages over `layers`, which are all factorized or all dense, under their TensorBoard tags.
 
-    `metric/FrobNorm`, `metric/NucNorm`, and for factorized layers `metric/NucNorm-bound` and (two factors)
+    `metric/FrobNorm`, `metric/NucNorm`, and for products of factors `metric/NucNorm-bound` and (two factors)
     `metric/NonOrth`; `hyper/lr` and the effective learning rates `hyper/lr-eff_frob = lr / F` and
     `hyper/lr-eff_frobsq = lr / F^2`.
     """
@@ -97,8 +97,9 @@ def layer_metrics(layers: Iterable[nn.Module], lr: float) -> dict[str, float]:
         "hyper/lr-eff_frobsq": (lr / frobenius.square()).mean().item(),
     }
     if factorized:
-        bounds = [nuclear_norm_bound(*stack) for stack in stacks]
-        metrics["metric/NucNorm-bound"] = torch.cat(bounds).mean().item()
+        if all(len(stack) > 1 for stack in stacks):
+            bounds = [nuclear_norm_bound(*stack) for stack in stacks]
+            metrics["metric/NucNorm-bound"] = torch.cat(bounds).mean().item()
         if all(len(stack) == 2 for stack in stacks):
             shares = [share for stack in stacks for share in non_orthogonality(*stack)]
             metrics["metric/NonOrth"] = torch.cat(shares).mean().item()

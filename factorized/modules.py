@@ -70,6 +70,9 @@ def factorized_modules(
 ) -> dict[str, nn.Module]:
     """Return the factorized modules of `model` by name, in module order: those with a method `factors()`.
 
+    A module whose weight is not the product of its factors in order also has a method `contract()`, which returns the
+    weight as a matrix.
+
     Raises:
         ValueError: for a pattern that matches none of them.
     """
@@ -78,17 +81,32 @@ def factorized_modules(
     return {name: found[name] for name in select(found, include, exclude)}
 
 
+def is_contracted(module: nn.Module) -> bool:
+    """Tell whether a factorized module's weight is another function of its factors than their product in order."""
+    return callable(getattr(module, "contract", None))
+
+
+def _chain(module: nn.Module) -> tuple[Tensor, ...]:
+    """Return matrices whose product is the weight: the factors, or just the weight of a module that contracts them."""
+    return (module.contract(),) if is_contracted(module) else module.factors()
+
+
+@torch.no_grad()
 def group_by_shape(modules: Iterable[nn.Module]) -> list[list[int]]:
     """Return lists of positions in `modules` whose factors agree in shape, dtype and device and so can be stacked."""
     groups: dict[tuple, list[int]] = {}
     for position, module in enumerate(modules):
-        groups.setdefault(tuple((f.shape, f.dtype, f.device) for f in module.factors()), []).append(position)
+        key = (is_contracted(module), *((f.shape, f.dtype, f.device) for f in _chain(module)))
+        groups.setdefault(key, []).append(position)
     return list(groups.values())
 
 
 def stack_factors(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """Return the factors of modules of equal shape, each stacked along a new first dimension, at least float32."""
-    stacked = [torch.stack(same) for same in zip(*(module.factors() for module in modules))]
+    """Return the factors of modules of equal shape, each stacked along a new first dimension, at least float32.
+
+    A module that contracts its factors has a single one here, its weight as a matrix.
+    """
+    stacked = [torch.stack(same) for same in zip(*map(_chain, modules))]
     return [s if s.dtype in (torch.float32, torch.float64) else s.float() for s in stacked]
 
 

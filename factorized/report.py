@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from .compress import obstacles, parameter_count
 from .cost import cheaper_path
-from .modules import factorized_modules
+from .modules import factorized_modules, is_contracted
 
 
+@torch.no_grad()
 def report(model: nn.Module, example_input: Tensor | None = None) -> str:
     """Return a table with a line per linear and convolution layer: shape, rank, parameters, multiply-adds, path.
 
@@ -20,7 +21,7 @@ def report(model: nn.Module, example_input: Tensor | None = None) -> str:
     shapes = _input_shapes(model, layers, example_input) if example_input is not None else {}
     rows = [("layer", "matrix", "rank", "parameters", "multiply-adds", "path")]
     for name, layer in layers.items():
-        m, n = layer.U.shape[0], layer.VT.shape[1]
+        m, n = (layer.contract() if is_contracted(layer) else layer.product()).shape
         shape = shapes.get(name)
         adds, path = "", layer.path
         if shape is not None:

@@ -82,6 +82,11 @@ def plain(args: argparse.Namespace) -> dict:
     return {name: _plain(value) for name, value in vars(args).items()}
 
 
+def holds_run(folder: Path, files: Iterable[str]) -> bool:
+    """Tell whether there are files of a run in `folder`; `files` as in `find_checkpoint`."""
+    return bool(_files_of_run(folder, files))
+
+
 def _files_of_run(folder: Path, files: Iterable[str]) -> list[Path]:
     return [path for name in ("args.json", "results.json", "events.out.*", *files) for path in folder.glob(name)]
 

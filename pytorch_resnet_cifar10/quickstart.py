@@ -25,11 +25,11 @@ RUNS = {
 
 def main() -> None:
     """Train the five networks and print their results side by side."""
-    shared = "--data digits --arch resnet20 --epochs 6 --batch-size 32 --lr 0.05 --weight-decay 5e-4 --channels-last".split()
+    shared = "--data digits --arch resnet20 --epochs 6 --batch-size 32 --lr 0.05 --weight-decay 5e-4".split()
     rows = []
     for name, flags in RUNS.items():
         print(f"\n{name}")
-        trainer.main([*shared, *flags, "--save-dir", str(FOLDER / name), "--overwrite"])
+        trainer.main([*shared, *flags, "--channels-last", "--save-dir", str(FOLDER / name), "--overwrite"])
         results = json.loads((FOLDER / name / "results.json").read_text())
         rows.append(
             (

@@ -1,0 +1,95 @@
+"""Collect what the runs below some folders led to, as a table and in one JSON file.
+
+    python collate_results.py results --out collated.json
+
+A run's folder is known by its `args.json` and checkpoint. Every entry of the file is named after the folder and has
+`epoch`, `val_errors`, `train_errors`, `no_params`, `flops`, `settings` (student, class of convolutions with its
+hyper-parameter or target ratio, decay and start) and `scatter` (parameters, last validation error, last training error,
+epoch, multiply-adds).
+"""
+
+import json
+from pathlib import Path
+
+from deficient.counting import multiply_adds
+from deficient.darts import DARTS
+from deficient.networks import Config, skeleton
+from deficient.teacher import CHECKPOINT
+
+from factorized import parameter_count
+from lab import checkpoint
+from lab.cli import Parser, UserError, run
+
+
+def collate(folder: Path) -> dict:
+    """Return the entry of one run.
+
+    Raises:
+        UserError: if its files are not those of a run of `main.py`.
+    """
+    try:
+        args = json.loads((folder / "args.json").read_text())
+        state = checkpoint.load(folder / CHECKPOINT)
+        config = Config.from_dict(state["config"])
+        model = skeleton(config)
+        history, epoch = state["history"], state["epoch"]
+        val_errors, train_errors = history["val_errors"], history["train_errors"]
+        method = args["conv"] or args["module"]
+        ratio = args["target_ratio"] or args["rank_scale"] or None
+        decay = "frob" if args["wd2fd"] else "reglr" if args["nocrswd"] else "crs"
+        settings = {"student": args["mode"] == "student", "method": method, "setting": ratio, "decay": decay}
+        settings |= {"spectral": args["spectral"], "seed": args["seed"]}
+        size = 224 if args["dataset"] == "imagenet" else 32
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} is not a run of main.py ({type(error).__name__}: {error})") from None
+    parameters = parameter_count(model)
+    if isinstance(model, DARTS):
+        model.auxiliary_head = None
+    flops = multiply_adds(model, size).total
+    return {
+        "epoch": epoch,
+        "val_errors": val_errors,
+        "train_errors": train_errors,
+        "no_params": parameters,
+        "flops": flops,
+        "settings": settings,
+        "scatter": [parameters, val_errors[-1], train_errors[-1], epoch, flops],
+        "command": args,
+    }
+
+
+def find_runs(folders: list[Path]) -> list[Path]:
+    """Return the folders of runs in and below `folders`, sorted.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = {path.parent for folder in folders for path in folder.rglob(CHECKPOINT)}
+    runs = sorted(path for path in found if (path / "args.json").is_file())
+    if not runs:
+        raise UserError(f"no runs of main.py in {', '.join(map(str, folders))}")
+    return runs
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Collect the runs that the command line names."""
+    parser = Parser(prog="collate_results.py", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with runs in or below them")
+    parser.add_argument("--out", type=Path, default=Path("collated.json"), help="default collated.json")
+    parser.add_argument("--match", default="", help="only runs with this text in the name of their folder")
+    args = parser.parse_args(argv)
+    entries = {str(folder): collate(folder) for folder in find_runs(args.folders) if args.match in str(folder)}
+    if not entries:
+        raise UserError(f"no run has {args.match} in the name of its folder")
+    try:
+        checkpoint.save_json(args.out, entries)
+    except OSError as error:
+        raise UserError(f"cannot write {args.out}: {error.strerror}") from None
+    print(f"{'epoch':>5} {'error %':>8} {'parameters':>12} {'mult-adds':>10}  run")
+    for name, entry in entries.items():
+        error = entry["val_errors"][-1]
+        print(f"{entry['epoch']:5} {error:8.2f} {entry['no_params']:12,} {entry['flops']:10.3E}  {name}")
+
+
+if __name__ == "__main__":
+    run(main, "collate_results.py")

@@ -1,0 +1,206 @@
+"""Train networks with structured convolutions, alone or under a teacher (Khodak et al. 2021, section 5).
+
+    python main.py cifar10 teacher --wrn_depth 28 --wrn_width 10 --conv TensorTrain_0.234 -t DIR --spectral --wd2fd
+    python main.py cifar10 student -t DIR -s OTHER --wrn_depth 28 --wrn_width 10 --conv Tucker_0.211
+
+`--help` lists the flags.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+
+import torch
+from deficient import data, networks, settings, teacher
+from deficient.decay import describe, parameter_groups
+from deficient.objective import Objective
+from deficient.teacher import CHECKPOINT
+from deficient.wide_resnet import BLOCK_CONVS
+from torch import nn
+
+import factorized
+from factorized.flags import Factorization
+from lab import checkpoint, devices
+from lab.classifier import Classifier, Epoch, cross_entropy, fit
+from lab.cli import UserError, run
+from lab.images import Batches
+from lab.record import Record, find_checkpoint, holds_run, open_folder
+
+BEST = "best.t7"
+FILES = (CHECKPOINT, BEST)
+HISTORY = ("train_losses", "train_errors", "val_losses", "val_errors")
+
+
+def build_model(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[nn.Module, networks.Config, Factorization]:
+    """Return the network that the flags ask for, what rebuilds it, and its counts."""
+    try:
+        config = settings.config(args, classes, args.rank_scale)
+        dense = networks.skeleton(networks.reference(config))
+        if args.target_ratio:
+            found = factorized.find_rank_scale(dense, args.target_ratio, include=BLOCK_CONVS, strict=args.strict)
+            config = dataclasses.replace(config, rank_scale=found.rank_scale)
+        model = networks.build(config, spectral=args.spectral, rank_path=args.rank_path)
+    except ValueError as error:
+        raise UserError(error) from None
+    original, compressed = factorized.parameter_count(dense), factorized.parameter_count(model)
+    return model, config, Factorization(original, compressed, config.rank_scale)
+
+
+def build_optimizer(
+    args: argparse.Namespace, model: nn.Module, ratio: float, computing: devices.Computing
+) -> tuple[torch.optim.SGD, factorized.FrobeniusDecay | None]:
+    """Return SGD with its decay, and the Frobenius decay among it if `--wd2fd` asks for it."""
+    groups = parameter_groups(model, args.weight_decay, ratio=1.0 if args.nocrswd else ratio, frobenius=args.wd2fd)
+    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
+    if args.clip_grad:
+        parameters = list(model.parameters())
+
+        def clip(*_) -> None:
+            nn.utils.clip_grad_norm_(parameters, args.clip_grad)
+
+        optimizer.register_step_pre_hook(clip)
+    if not args.wd2fd:
+        return optimizer, None
+    if not factorized.factorized_modules(model):
+        raise UserError("--wd2fd: no layer of this network has Frobenius decay")
+    in_backward = not computing.scaler.is_enabled() and not args.clip_grad  # else it would be scaled or clipped, too
+    decay = factorized.FrobeniusDecay(model, args.weight_decay, in_backward=in_backward)
+    decay.attach(optimizer)
+    return optimizer, decay
+
+
+def learning_rate(args: argparse.Namespace, epoch: int) -> float:
+    """Return the rate of an epoch: lowered at every milestone, or along a cosine to zero."""
+    if args.epoch_step is None:
+        return args.lr * (1 + math.cos(math.pi * epoch / args.epochs)) / 2
+    return args.lr * args.lr_decay_ratio ** sum(epoch >= step for step in args.epoch_step)
+
+
+def build_objective(
+    args: argparse.Namespace,
+    taught: teacher.Teacher | None,
+    model: nn.Module,
+    train: Batches,
+    computing: devices.Computing,
+) -> Objective:
+    """Return the training loss; under a teacher if there is one, which must fit the data and the network."""
+    if taught is None:
+        return Objective(auxiliary_weight=args.auxiliary_weight)
+    teacher.check_classes(taught, train.data.classes)
+    network = computing.place(taught.network())
+    if args.beta:
+        teacher.check_taps(model, network, next(train.epoch(0))[0][:1])
+    return Objective(
+        network, args.temperature, args.alpha, args.beta, args.kl_reduction, auxiliary_weight=args.auxiliary_weight
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train as the command line says."""
+    args = settings.build_parser().parse_args(argv)
+    settings.complete(args)
+    taught = teacher.read(args.teacher_checkpoint, args.module) if args.mode == settings.STUDENT else None
+    computing = devices.start(args)
+    train, valid, test = data.load(args, computing)
+    model, config, counts = build_model(args, train.data.classes)
+    model = computing.place(model)
+    optimizer, decay = build_optimizer(args, model, counts.ratio, computing)
+    objective = build_objective(args, taught, model, train, computing)
+    classifier = Classifier(computing.wrap(model), optimizer, computing, objective, read_every=args.print_freq)
+    train_network(args, classifier, model, decay, config, counts, (train, valid, test))
+
+
+def train_network(
+    args: argparse.Namespace,
+    classifier: Classifier,
+    model: nn.Module,
+    decay: factorized.FrobeniusDecay | None,
+    config: networks.Config,
+    counts: Factorization,
+    batches: tuple[Batches, Batches, Batches],
+) -> None:
+    """Train, and leave the run's files in its folder. All that can be wrong is found before anything is written."""
+    train, valid, test = batches
+    computing = classifier.computing
+    folder, source = computing.on_main(lambda: choose_folder(args))
+    setattr(args, f"{args.mode}_checkpoint", folder)
+    state = checkpoint.load(source, computing.device) if source else {}
+    if source:
+        checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
+    computing.on_main(lambda: open_folder(folder, args, keep=source is not None, files=FILES))
+    record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
+    record.line(f"parameters: {counts.compressed:,} of {counts.original:,}, ratio {counts.ratio:.6f}; in {folder}")
+    record.line(describe(classifier.optimizer.param_groups))
+    if classifier.objective.teacher is not None:
+        plain = dataclasses.replace(classifier, model=classifier.objective.teacher, objective=cross_entropy)
+        record.line(f"teacher: error {100 - plain.evaluate(valid).top1:.2f}% of {len(valid.data)} images")
+    history = state.get("history") or {name: [] for name in HISTORY}
+
+    def before_epoch(epoch: int) -> None:
+        if hasattr(model, "drop"):
+            model.drop.fill_(networks.RECIPES[args.network].drop_path * epoch / args.epochs)
+
+    def after_epoch(epoch: Epoch) -> None:
+        scalars = {"learning_rate": classifier.optimizer.param_groups[0]["lr"]}
+        for part, averages in (("train", epoch.train), ("val", epoch.valid)):
+            scalars |= {f"{part}_loss": averages.loss}
+            scalars |= {f"{part}_top1": 100 - averages.top1, f"{part}_top5": 100 - averages.top5}
+            history[f"{part}_losses"].append(averages.loss)
+            history[f"{part}_errors"].append(100 - averages.top1)
+        if decay:
+            scalars["train_frob_penalty"] = decay.penalty().item()
+        record.scalars(scalars, epoch.index)
+        if not computing.is_main:
+            return
+        progress = {"epoch": epoch.index + 1, "best_error": 100 - epoch.best, "seconds": record.seconds}
+        progress |= {"config": config.to_dict(), "history": history}
+        state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
+        checkpoint.save(folder / CHECKPOINT, state)
+        if epoch.is_best:
+            checkpoint.save(folder / BEST, {"state_dict": state["state_dict"], **progress})
+
+    last = fit(
+        classifier, train, valid, record,
+        epochs=args.epochs,
+        learning_rate=lambda epoch: learning_rate(args, epoch),
+        first_epoch=state.get("epoch", 0),
+        best=100 - state.get("best_error", 100.0),
+        before_epoch=before_epoch,
+        after_epoch=after_epoch,
+    )  # fmt: skip
+    results = {
+        "final validation error": history["val_errors"][-1],
+        "best validation error": 100 - last.best if last else state["best_error"],
+        "original parameter count": counts.original,
+        "compressed parameter count": counts.compressed,
+        "compression ratio": counts.ratio,
+        "rank scale": counts.rank_scale,
+        "validation images": f"{args.holdout} held out of the training images" if args.holdout else "the test images",
+    }
+    if args.holdout:
+        results["final test error"] = 100 - classifier.evaluate(test).top1
+    record.results(results)
+    record.close()
+
+
+def choose_folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Return the run's folder, and the checkpoint to continue from, if any.
+
+    Without `--resume` a folder that holds a run is left alone: the first of DIR.1, DIR.2, ... that holds none is taken.
+
+    Raises:
+        UserError: if the folder holds a run with other arguments.
+    """
+    name = f"{args.mode}_checkpoint"
+    folder: Path = getattr(args, name)
+    if args.resume:
+        others = argparse.Namespace(**{key: value for key, value in vars(args).items() if key != name})
+        return folder, find_checkpoint(others, folder, CHECKPOINT, FILES)
+    others = (folder.with_name(f"{folder.name}.{suffix}") for suffix in itertools.count(1))
+    return next(path for path in itertools.chain([folder], others) if not holds_run(path, FILES)), None
+
+
+if __name__ == "__main__":
+    run(main, "main.py")

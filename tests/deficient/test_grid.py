@@ -1,0 +1,61 @@
+"""The 37 settings of the tensor study, and that `main.py` takes their command lines."""
+
+from collections import Counter
+
+import main as trainer
+import pytest
+from deficient import settings
+
+from lab.grid import TENSOR
+from lab.scripts import markers
+
+SETTINGS = {setting.name: setting for setting in TENSOR.settings}
+
+
+def arguments(setting, trial: int = 2):
+    values = dict(setting.variables) | {"TRIAL": str(trial), "GPU": "auto", "LOGDIR": "logs"}
+    (command,) = setting.commands
+    program, *tokens = TENSOR.argv(command)
+    assert program == "main.py"
+    values["CONV"] = values["CONV"].replace("$RATIO", values["RATIO"])
+    return settings.build_parser().parse_args([values.get(token.removeprefix("$"), token) for token in tokens])
+
+
+def test_counts_and_times():
+    assert len(SETTINGS) == len(TENSOR.settings) == 37
+    assert Counter(name.split("-")[0] for name in SETTINGS) == {"Conv": 13, "TensorTrain": 12, "Tucker": 12}
+    assert sum(3 * setting.minutes for setting in TENSOR.settings) == 333 * 60
+    assert Counter(name.split("-")[2] for name in SETTINGS) == {
+        "reglr": 7, "spectral": 6, "crs": 6, "spectral+crs": 6, "frob": 6, "spectral+frob": 6,
+    }  # fmt: skip
+
+
+def test_names_and_folders():
+    expected = {
+        "Tucker-0.68-spectral+crs": "results/Tucker-wrn_28_10-cifar10/0.68/spectral+crs/2/results.json",
+        "Conv-0.0-reglr": "results/Conv-wrn_28_10-cifar10/0.0/reglr/2/results.json",
+        "TensorTrain-0.234-spectral": "results/TensorTrain-wrn_28_10-cifar10/0.234/spectral/2/results.json",
+    }
+    assert {name: markers(SETTINGS[name], [2], "results")[0] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_trainer_takes_every_command(name):
+    args = arguments(SETTINGS[name])
+    settings.complete(args)
+    decomposition, ratio, method = name.split("-")
+    assert (args.wrn_depth, args.wrn_width, args.epochs, args.seed, args.resume) == (28, 10, 200, 2, "auto")
+    assert args.conv == ("Conv" if decomposition == "Conv" else f"{decomposition}_{ratio}")
+    assert args.target_ratio == (float(ratio) if decomposition == "Conv" else 0)
+    assert args.spectral == ("spectral" in method) and args.wd2fd == ("frob" in method)
+    assert args.nocrswd == (not {"crs", "frob"} & set(method.split("+")))
+
+
+def test_the_two_commands_of_the_documentation(tmp_path):
+    for extra in (["--conv", "Conv", "--target-ratio", "0.06667"], ["--conv", "TensorTrain_0.234"]):
+        flags = ["--wrn_depth", "28", "--wrn_width", "10", *extra, "-t", str(tmp_path), "--spectral", "--wd2fd"]
+        args = settings.build_parser().parse_args(["cifar10", "teacher", *flags])
+        settings.complete(args)
+        with_defaults = (args.batch_size, args.epochs, args.lr, args.weight_decay, args.device)
+        assert with_defaults == (128, 200, 0.1, 5e-4, "auto")
+        assert trainer.choose_folder(args) == (tmp_path, None)
