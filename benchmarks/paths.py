@@ -1,8 +1,8 @@
 """Training step of ResNet20 (batch 128) along each execution path, against dense, in every setting.
 
-Targets: `auto` within 5 % of the better of composed and two-step everywhere; at rank scale 0.111, like for like, at most
-0.78 of the dense step in the best setting; and the fastest setting at 0.111 at most 0.45 of the straightforward way
-(eager float32 in two steps with a loop over the layers for Frobenius decay, written out in `straightforward`).
+Targets: `auto` within 5 % of the better of composed and two-step everywhere; at rank scale 0.111, like for like, at
+most 0.78 of the dense step in the best setting; and the fastest setting at 0.111 at most 0.45 of the straightforward
+way (eager float32 in two steps with a loop over the layers for Frobenius decay, written out in `straightforward`).
 
     python benchmarks/paths.py [SETTING ...]        settings: see SETTINGS; default all (compiling takes minutes)
 """
