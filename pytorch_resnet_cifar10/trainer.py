@@ -114,14 +114,17 @@ def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.
     )  # fmt: skip
 
 
+def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
+    """Return the batches to train, validate and test on."""
+    return training.load_batches(args.data, args, computing, batch_size=args.batch_size, evaluation_size=128)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train, or evaluate, as the command line says."""
     args = build_parser().parse_args(argv)
     check(args)
     computing = devices.start(args)
-    train, valid, test = training.load_batches(
-        args.data, args, computing, batch_size=args.batch_size, evaluation_size=128
-    )
+    train, valid, test = load_data(args, computing)
     model, counts = build_model(args, len(train.data.classes))
     model = computing.place(model)
     optimizer = build_optimizer(args, model, computing)
