@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .modules import factorized_modules, group_by_shape, is_contracted, stack_factors, unwrap, without_autocast
+from .modules import factorized_modules, group_by_shape, is_contracted, stack, stack_factors, unwrap, without_autocast
 
 
 def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -133,11 +133,12 @@ class FrobeniusDecay:
                     parameters += factors
                     updates += _contracted_gradients(layer, factors)
                 continue
-            stacks = stack_factors(layers)
+            products = [layer.factors() for layer in layers]
+            stacks = stack(products)
             with without_autocast(stacks[0].device):
                 gradients = frobgrad(stacks)
-            for position, gradient in enumerate(gradients):
-                parameters += [layer.factors()[position] for layer in layers]
+            for same, gradient in zip(zip(*products), gradients):
+                parameters += same
                 updates += gradient.unbind()
         pairs = [(p, u) for p, u in zip(parameters, updates) if p.requires_grad]
         present = [(p.grad, u) for p, u in pairs if p.grad is not None]

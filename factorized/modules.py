@@ -106,7 +106,12 @@ def stack_factors(modules: Sequence[nn.Module]) -> list[Tensor]:
 
     A module that contracts its factors has a single one here, its weight as a matrix.
     """
-    stacked = [torch.stack(same) for same in zip(*map(_chain, modules))]
+    return stack([_chain(module) for module in modules])
+
+
+def stack(products: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the first factors of products of equal shapes stacked, then the second ones, ..., at least float32."""
+    stacked = [torch.stack(same) for same in zip(*products)]
     return [s if s.dtype in (torch.float32, torch.float64) else s.float() for s in stacked]
 
 
