@@ -36,7 +36,8 @@ def main(path: str) -> None:
     averages = [classifier.train_epoch(batches, epoch) for epoch in range(2)]
     evaluation = classifier.evaluate(few)
     if computing.is_main:
-        torch.save({"weights": model.state_dict(), "averages": averages, "evaluation": evaluation}, path)
+        passes = [tuple(values) for values in (*averages, evaluation)]  # plain tuples, as a weights-only load needs
+        torch.save({"weights": model.state_dict(), "passes": passes}, path)
 
 
 if __name__ == "__main__":
