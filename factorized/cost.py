@@ -6,8 +6,8 @@ operation, for the whole input of one call, and are integers so that `torch.comp
 """
 
 # Writing and reading back one element of the intermediate result costs as much as this many multiply-adds, and a pair
-# of small operations runs at 4/5 of the efficiency of one large one. Both chosen from
-# timings of the layers of a ResNet20 and checked by benchmarks/paths.py.
+# of small operations runs at 4/5 of the efficiency of one large one. Both chosen from timings of the layers of a
+# ResNet20, and checked by benchmarks/paths.py.
 _INTERMEDIATE_ELEMENT = 64
 _EFFICIENCY = (5, 4)
 
