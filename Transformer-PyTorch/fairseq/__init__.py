@@ -1,0 +1,1 @@
+"""Neural machine translation: data, Transformer, training, search."""
