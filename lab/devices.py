@@ -25,16 +25,25 @@ Result = TypeVar("Result")
 _AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this module to a trainer's parser."""
+def add_flags(parser: argparse.ArgumentParser, *, seed: int = 0, images: bool = True, training: bool = True) -> None:
+    """Add the flags of this module to a program's parser.
+
+    Args:
+        seed: default of `--seed`.
+        images: whether there are images, whose memory format can be chosen.
+        training: whether the same network is called many times on like shapes, so that compiling it can pay.
+    """
     group = parser.add_argument_group("computing")
-    group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, or a GPU's number")
-    seed = number(int, least=0, most=2**63 - 1)
-    group.add_argument("--seed", type=seed, default=0, help="seed of all random numbers (default 0)")
-    group.add_argument("--amp", choices=list(_AMP), default="off", help="mixed precision by autocast (default off)")
-    group.add_argument("--compile", action="store_true", help="run the network through torch.compile")
-    group.add_argument("--channels-last", action="store_true", help="keep images and kernels in channels-last order")
-    group.add_argument("--deterministic", action="store_true", help="only deterministic algorithms on the GPU, slower")
+    add = group.add_argument
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, or a GPU's number")
+    any_seed = number(int, least=0, most=2**63 - 1)
+    add("--seed", type=any_seed, default=seed, help=f"seed of all random numbers (default {seed})")
+    add("--amp", choices=list(_AMP), default="off", help="mixed precision by autocast (default off)")
+    if training:
+        add("--compile", action="store_true", help="run the network through torch.compile")
+    if images:
+        add("--channels-last", action="store_true", help="keep images and kernels in channels-last order")
+    add("--deterministic", action="store_true", help="only deterministic algorithms on the GPU, slower")
 
 
 @dataclass
@@ -111,8 +120,8 @@ def start(args: argparse.Namespace) -> Computing:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-    return Computing(device, _AMP[args.amp], args.compile, memory_format, rank, world_size)
+    memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
+    return Computing(device, _AMP[args.amp], getattr(args, "compile", False), memory_format, rank, world_size)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

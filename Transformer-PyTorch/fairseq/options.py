@@ -1,9 +1,14 @@
 """Flags that several programs share. Each program adds its own; a flag of old command lines keeps its spelling."""
 
 import argparse
+import os
+import warnings
 from pathlib import Path
 
-from lab.cli import number
+import torch
+
+from lab import devices
+from lab.cli import UserError, number
 
 COUNT, POSITIVE, REAL = number(int, least=0), number(int, least=1), number(float, least=0)
 
@@ -50,3 +55,31 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     add("--log-format", choices=("json", "none", "simple", "tqdm"), help="default: a bar (tqdm) on a terminal, else simple")
     add("--dump", type=Path, metavar="FILE", help="file for the last two lines of generate.py")
     # fmt: on
+
+
+def add_device_flags(parser: argparse.ArgumentParser, training: bool = True) -> None:
+    """Add where and how to compute; `start` acts on it."""
+    devices.add_flags(parser, seed=1, images=False, training=training)
+    parser.add_argument("--device-id", type=COUNT, metavar="N", help="old form of --device N; the CPU if there is no GPU")
+    parser.add_argument("--cpu", action="store_true", help="old form of --device cpu")
+
+
+def start(args: argparse.Namespace) -> devices.Computing:
+    """Return `devices.start(args)` after the old forms of `--device` have been taken into account.
+
+    Published commands say `--device-id 0`, so that means the CPU where there is no GPU at all.
+
+    Raises:
+        UserError: for devices that contradict each other, or are not there.
+    """
+    if args.cpu:
+        if args.device not in ("auto", "cpu"):
+            raise UserError(f"--cpu contradicts --device {args.device}: give only one")
+        args.device = "cpu"
+    elif args.device_id is not None and args.device == "auto" and "LOCAL_RANK" not in os.environ:
+        if torch.cuda.is_available():
+            args.device = str(args.device_id)
+        else:
+            args.device = "cpu"
+            warnings.warn(f"there is no GPU: running on the CPU, not on --device-id {args.device_id}", stacklevel=2)
+    return devices.start(args)
