@@ -3,10 +3,9 @@
 In the shapes below b is the number of sentences still being searched, k the beam, t the words that each hypothesis has
 so far and V the size of the target dictionary.
 
-A model is any object with `encode(source) -> memory`, `start_decoding(memory, beam) -> state` and
-`decode_step(words (b * k,), state, need_attention) -> (logits (b * k, V), attention (b * k, S) or None)`, whose state
-has `select(rows)`: go on with these of its rows, in this order. The rows of a sentence are always together, so a
-selection either drops a sentence with all its rows or keeps their number.
+A model is any object with `encode(source) -> memory`, `start_decoding(memory) -> state`, one row for each sentence, and
+`decode_step(words (rows,), state, need_attention) -> (logits (rows, V), attention (rows, S) or None)`. The state has
+`select(rows)`: go on with the rows (b, k), k for each sentence, which were rows of one sentence before, too.
 """
 
 from collections.abc import Sequence
@@ -62,21 +61,22 @@ class Hypothesis:
 class Ensemble:
     """Models that step together: their probabilities are averaged."""
 
-    def __init__(self, models: Sequence, source: Tensor, beam: int, need_attention: bool):
+    def __init__(self, models: Sequence, source: Tensor, need_attention: bool):
         self.models, self.need_attention = models, need_attention
-        self.states = [model.start_decoding(model.encode(source), beam) for model in models]
+        self.states = [model.start_decoding(model.encode(source)) for model in models]
 
     def step(self, words: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the log-probabilities of the next words, (b * k, V), and the attention if it is needed."""
+        """Return the log-probabilities of the words after `words` (b, k), (b, k, V), and the attention (b, k, S)."""
         steps = [
-            model.decode_step(words, state, need_attention=self.need_attention)
+            model.decode_step(words.flatten(), state, need_attention=self.need_attention)
             for model, state in zip(self.models, self.states)
         ]
         log_probs = average([logits.log_softmax(-1) for logits, _ in steps])
-        return log_probs, sum(attention for _, attention in steps) if self.need_attention else None
+        attention = sum(weights for _, weights in steps).view(*words.shape, -1) if self.need_attention else None
+        return log_probs.view(*words.shape, -1), attention
 
     def select(self, rows: Tensor) -> None:
-        """Go on with the hypotheses in these rows."""
+        """Go on with the hypotheses in these rows, (b, k)."""
         for state in self.states:
             state.select(rows)
 
@@ -93,18 +93,27 @@ class _Growing:
     sentence: Tensor  # (b,): the row of the source
     limit: Tensor  # (b,): most words before the end
     words: Tensor  # (b, k, 1 + t): starts with EOS, as the decoder does
-    totals: Tensor  # (b, k, 1 + t): summed log-probabilities so far; -inf where there is no hypothesis
+    totals: Tensor  # (b, k, 1 + t): summed log-probabilities so far, from 0; -inf where there is no hypothesis
     aligned: Tensor | None  # (b, k, t)
 
     @classmethod
-    def start(cls, limit: Tensor, settings: SearchSettings, need_alignment: bool) -> "_Growing":
-        sentences, beam, device = len(limit), settings.beam, limit.device
-        words = torch.full((sentences, beam, 1), EOS, device=device)
-        totals = torch.zeros(sentences, beam, 1, device=device)
-        if not settings.sampling:
-            totals[:, 1:] = -inf  # a beam of equal hypotheses would bring every continuation several times
+    def start(cls, limit: Tensor, need_alignment: bool) -> "_Growing":
+        """Return one empty hypothesis for each sentence."""
+        words = torch.full((len(limit), 1, 1), EOS, device=limit.device)
         aligned = words[:, :, :0] if need_alignment else None
-        return cls(torch.arange(sentences, device=device), limit, words, totals, aligned)
+        return cls(torch.arange(len(limit), device=limit.device), limit, words, torch.zeros_like(words, dtype=torch.float), aligned)
+
+    def extended(self, chosen: "_Candidates", keep: Tensor) -> "_Growing":
+        """Return the chosen (b, k) continuations, of the sentences `keep` alone."""
+        parents, words, totals = chosen.parents[keep], chosen.words[keep], chosen.totals[keep]
+        at = keep[:, None], parents
+        return _Growing(
+            self.sentence[keep],
+            self.limit[keep],
+            torch.cat([self.words[at], words[:, :, None]], -1),
+            torch.cat([self.totals[at], totals[:, :, None]], -1),
+            None if self.aligned is None else self.aligned[at],
+        )
 
 
 @dataclass
@@ -140,31 +149,30 @@ def search(
         need_alignment: whether the hypotheses should have an `alignment`.
         generator: for sampling.
     """
-    beam, longest = settings.beam, int(limit.max())
     if prefix is not None:  # no translation is empty
         prefix = prefix.masked_fill(prefix[:, :1] == EOS, PAD)
-    decoders = Ensemble(models, source, beam, need_alignment)
-    growing = _Growing.start(limit, settings, need_alignment)
-    ended = _Ended(len(source), settings, limit)
+    decoders = Ensemble(models, source, need_alignment)
+    padding = source.eq(PAD).sum(1)
+    growing = _Growing.start(limit, need_alignment)
+    ended = _Ended(limit, settings)
+    longest = int(limit.max())
     for t in range(longest + 1):
-        log_probs, attention = decoders.step(growing.words[:, :, -1].flatten())
-        log_probs = log_probs.view(len(growing.sentence), beam, -1)
+        log_probs, attention = decoders.step(growing.words[:, :, -1])
         _constrain(log_probs, growing, t, settings.unkpen, prefix)
         if attention is not None:
-            most = attention.argmax(-1).view(-1, beam, 1)
-            growing.aligned = torch.cat([growing.aligned, most], -1)
-        candidates = _draw(log_probs, growing, generator) if settings.sampling else _best(log_probs, growing)
-        ends = (candidates.words == EOS) & (candidates.totals > -inf)
-        ends[:, beam:] = False
-        ended.add(ends, candidates, growing)
-        chosen = _continuing(candidates, beam)
-        if t == longest:
-            break
+            most = attention.argmax(-1) - padding[growing.sentence, None]
+            growing.aligned = torch.cat([growing.aligned, most[:, :, None]], -1)
+        if settings.sampling:
+            candidates = _draw(log_probs, growing, settings.beam, generator)
+        else:
+            candidates = _best(log_probs, growing, settings.beam)
+        ended.add(candidates, growing)
+        chosen = _continuing(candidates, settings.beam)
         keep = (~ended.is_done(growing, chosen.totals)).nonzero().flatten()
-        if not len(keep):
+        if t == longest or not len(keep):
             break
-        _grow(growing, chosen, keep)
-        decoders.select((keep[:, None] * beam + chosen.parents[keep]).flatten())
+        decoders.select(keep[:, None] * growing.words.shape[1] + chosen.parents[keep])
+        growing = growing.extended(chosen, keep)
     return ended.hypotheses()
 
 
@@ -189,25 +197,27 @@ def _force(log_probs: Tensor, sentences: Tensor, words: Tensor) -> None:
         log_probs[sentences] = torch.full_like(log_probs[sentences], -inf).scatter_(-1, words, kept)
 
 
-def _best(log_probs: Tensor, growing: _Growing) -> _Candidates:
-    """Return the 2k best continuations: with one EOS for each hypothesis at most, k of them or more go on."""
-    sentences, beam, size = log_probs.shape
+def _best(log_probs: Tensor, growing: _Growing, beam: int) -> _Candidates:
+    """Return the 2k best continuations: as each hypothesis ends in one way only, k of them or more go on."""
+    sentences, _, size = log_probs.shape
     each = min(2 * beam, size)
-    best, words = log_probs.topk(each)  # none but the best of its own continuations can be among the best of all
+    best, words = log_probs.topk(each)  # the best of all are among the best of each hypothesis
     best += growing.totals[:, :, -1:]
-    totals, which = best.view(sentences, -1).topk(2 * beam)
-    return _Candidates(totals, words.view(sentences, -1).gather(1, which), which // each)
+    totals, which = best.flatten(1).topk(min(2 * beam, best[0].numel()))
+    return _Candidates(totals, words.flatten(1).gather(1, which), which // each)
 
 
-def _draw(log_probs: Tensor, growing: _Growing, generator: torch.Generator | None) -> _Candidates:
-    """Return one continuation of each hypothesis, drawn from all words but the placeholder and padding."""
-    sentences, beam, _ = log_probs.shape
+def _draw(log_probs: Tensor, growing: _Growing, beam: int, generator: torch.Generator | None) -> _Candidates:
+    """Return k continuations drawn from all words but the placeholder and padding: one of each hypothesis."""
+    sentences, hypotheses, _ = log_probs.shape
     allowed = log_probs.clone()
     allowed[..., : PAD + 1] = -inf
-    words = torch.multinomial(allowed.flatten(0, 1).softmax(-1), 1, generator=generator).view(sentences, beam, 1)
-    totals = growing.totals[:, :, -1] + log_probs.gather(-1, words)[..., 0]
-    parents = torch.arange(beam, device=words.device).expand(sentences, -1)
-    return _Candidates(totals, words[..., 0], parents)
+    each = beam // hypotheses  # all are continuations of the only one at the start
+    words = torch.multinomial(allowed.flatten(0, 1).softmax(-1), each, replacement=True, generator=generator)
+    words = words.view(sentences, hypotheses, each)
+    totals = growing.totals[:, :, -1:] + log_probs.gather(-1, words)
+    parents = torch.arange(hypotheses, device=words.device).repeat_interleave(each).expand(sentences, -1)
+    return _Candidates(totals.flatten(1), words.flatten(1), parents)
 
 
 def _continuing(candidates: _Candidates, beam: int) -> _Candidates:
@@ -222,39 +232,31 @@ def _continuing(candidates: _Candidates, beam: int) -> _Candidates:
     return _Candidates(*(values.gather(1, order) for values in (totals, candidates.words, candidates.parents)))
 
 
-def _grow(growing: _Growing, chosen: _Candidates, keep: Tensor) -> None:
-    """Append the chosen words, going on only with the sentences in `keep`."""
-    growing.sentence, growing.limit = growing.sentence[keep], growing.limit[keep]
-    parents = (keep[:, None], chosen.parents[keep])
-    growing.words = torch.cat([growing.words[parents], chosen.words[keep, :, None]], -1)
-    growing.totals = torch.cat([growing.totals[parents], chosen.totals[keep, :, None]], -1)
-    if growing.aligned is not None:
-        growing.aligned = growing.aligned[parents]
-
-
 class _Ended:
     """The hypotheses that have ended, of all sentences."""
 
-    def __init__(self, sentences: int, settings: SearchSettings, limit: Tensor):
+    def __init__(self, limit: Tensor, settings: SearchSettings):
         self.settings = settings
         self.count = torch.zeros_like(limit)
-        self.scores = torch.full((sentences, settings.beam), -inf, device=limit.device)  # the best of each sentence
+        self.scores = torch.full((len(limit), settings.beam), -inf, device=limit.device)  # the best of each sentence
         self.longest = (limit + 1) ** settings.lenpen if settings.normalize else torch.ones_like(limit)
         self.records: list[tuple[Tensor | None, ...]] = []
 
-    def add(self, ends: Tensor, candidates: _Candidates, growing: _Growing) -> None:
-        """Take in the candidates marked in `ends` (b, c), best first; with early stopping only k for each sentence."""
-        sentence = growing.sentence
+    def add(self, candidates: _Candidates, growing: _Growing) -> None:
+        """Take in those of the best k candidates that end; with early stopping, only until a sentence has k of them."""
+        sentence, beam = growing.sentence, self.settings.beam
+        ends = (candidates.words == EOS) & (candidates.totals > -inf)
+        ends[:, beam:] = False
         if self.settings.early_stop:
-            ends = ends & (self.count[sentence, None] + ends.cumsum(1) <= self.settings.beam)
+            ends &= self.count[sentence, None] + ends.cumsum(1) <= beam
         row, column = ends.nonzero(as_tuple=True)
         if not len(row):
             return
-        length = growing.words.shape[2]  # with EOS at the end instead of the start
+        length = growing.words.shape[2]  # it counts EOS, at the start instead of the end
         scores = candidates.totals / length**self.settings.lenpen if self.settings.normalize else candidates.totals
         self.count[sentence] += ends.sum(1)
-        best = torch.cat([self.scores[sentence], scores.masked_fill(~ends, -inf)], 1)
-        self.scores[sentence] = best.topk(self.settings.beam).values.to(self.scores.dtype)
+        best = torch.cat([self.scores[sentence], scores.masked_fill(~ends, -inf)], 1).topk(beam).values
+        self.scores[sentence] = best.to(self.scores.dtype)
 
         parent = candidates.parents[row, column]
         totals = torch.cat([growing.totals[row, parent], candidates.totals[row, column, None]], 1)

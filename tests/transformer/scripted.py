@@ -22,6 +22,8 @@ class Rows:
         self.source, self.words = source, [() for _ in source]
 
     def select(self, rows: Tensor) -> None:
+        """Go on with the rows (sentences, hypotheses)."""
+        rows = rows.flatten()
         self.source = [self.source[row] for row in rows.tolist()]
         self.words = [self.words[row] for row in rows.tolist()]
 
@@ -38,8 +40,8 @@ class Scripted:
     def encode(self, source: Tensor) -> list[tuple[int, ...]]:
         return [tuple(row) for row in source.tolist()]
 
-    def start_decoding(self, memory: list[tuple[int, ...]], beam: int) -> Rows:
-        return Rows([source for source in memory for _ in range(beam)])
+    def start_decoding(self, memory: list[tuple[int, ...]]) -> Rows:
+        return Rows(memory)
 
     def decode_step(self, words: Tensor, state: Rows, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         assert len(words) == len(state.words)
@@ -56,8 +58,8 @@ class Scripted:
 
 
 def bigram(source, words) -> Tensor:
-    """Return the logits of the table above, whatever the source."""
-    table = BIGRAMS[words[-1]]
+    """Return the logits of the table above, whatever the source; what follows other words has no probability anyway."""
+    table = BIGRAMS.get(words[-1], BIGRAMS[EOS])
     return torch.tensor([log(table[word]) if word in table else -inf for word in range(6)], dtype=torch.float64)
 
 
