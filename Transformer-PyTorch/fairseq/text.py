@@ -1,6 +1,6 @@
 """Text files: UTF-8, and lines that end in `\\n` (or `\\r\\n`), on every platform. No other character ends a line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lab.cli import UserError
@@ -14,13 +14,22 @@ def read_lines(path: Path) -> Iterator[str]:
     """
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield line.decode().rstrip("\r\n")
-                except UnicodeDecodeError:
-                    raise UserError(f"{path}, line {number}: not UTF-8; convert the file to UTF-8") from None
+            yield from decode_lines(file, path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def decode_lines(lines: Iterable[bytes], name: object) -> Iterator[str]:
+    """Yield lines as text as they come, without their ends. `name` says in messages where they come from.
+
+    Raises:
+        UserError: if a line is not UTF-8.
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UserError(f"{name}, line {number}: not UTF-8; convert the text to UTF-8") from None
 
 
 def count_lines(path: Path) -> int:

@@ -1,0 +1,47 @@
+"""BLEU of translations: of the tokens as they are, and below it sacreBLEU's of the detokenized text.
+
+    python score.py --sys translations.txt --ref references.txt
+    ... | python score.py --ref references.txt
+"""
+
+import sys
+from pathlib import Path
+
+from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu
+from fairseq.text import decode_lines, read_lines
+
+from lab.cli import Parser, UserError, number, run
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="score.py", description=__doc__.splitlines()[0])
+    add, order = parser.add_argument, number(int, least=1, most=MAX_ORDER)
+    add("-s", "--sys", default="-", metavar="FILE", help="translations, one a line (default -, standard input)")
+    add("-r", "--ref", required=True, metavar="FILE", help="references, one a line")
+    add("-o", "--order", type=order, default=MAX_ORDER, metavar="N", help="longest n-grams of the tokenized score")
+    add("--ignore-case", action="store_true", help="compare lower-cased text")
+    language = "language whose rules detokenize for sacreBLEU (default en); none: the text is not tokenized"
+    add("--lang", default="en", metavar="CODE", help=language)
+    return parser
+
+
+def lines_of(name: str) -> list[str]:
+    """Return the lines of a file, or of standard input for `-`."""
+    return list(decode_lines(sys.stdin.buffer, "standard input") if name == "-" else read_lines(Path(name)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print both scores."""
+    args = build_parser().parse_args(argv)
+    if args.sys == args.ref == "-":
+        raise UserError("--sys and --ref cannot both be standard input; give --sys FILE")
+    system, references = lines_of(args.sys), lines_of(args.ref)
+    print(tokenized_bleu(system, references, args.order, args.ignore_case).line())
+    if args.lang != "none":
+        system, references = detokenize(system, args.lang), detokenize(references, args.lang)
+    print(sacre_line(sacre_bleu(system, references, args.ignore_case)))
+
+
+if __name__ == "__main__":
+    run(main, "score.py")

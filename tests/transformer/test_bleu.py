@@ -1,0 +1,150 @@
+"""BLEU against known lines, against counting n-grams by hand, and the command line of score.py."""
+
+import io
+import math
+import random
+import sys
+from collections import Counter
+
+import pytest
+import sacrebleu
+import score
+from fairseq.bleu import detokenize, sacre_bleu, sacre_line, tokenized_bleu
+
+from lab.cli import run
+
+CAT = ["the cat sat on the mat today", "a b c d e f"], ["the cat sat on the red mat today", "a b c d e f g"]
+
+
+@pytest.mark.parametrize(
+    ("system", "references", "line"),
+    [
+        (*CAT, "BLEU4 = 72.28, 100.0/90.9/77.8/71.4 (BP=0.857, ratio=0.867, syslen=13, reflen=15)"),
+        (
+            ["a b c d e f g h i j"],
+            ["a b c d e f"],
+            "BLEU4 = 51.70, 60.0/55.6/50.0/42.9 (BP=1.000, ratio=1.667, syslen=10, reflen=6)",
+        ),
+        (
+            ["the the the the the"],
+            ["the cat the mat is here"],
+            "BLEU4 = 0.00, 40.0/0.0/0.0/0.0 (BP=0.819, ratio=0.833, syslen=5, reflen=6)",
+        ),
+        # an empty line has no length
+        (
+            ["", "v w x y z"],
+            ["a b c d", "v w x y z"],
+            "BLEU4 = 44.93, 100.0/100.0/100.0/100.0 (BP=0.449, ratio=0.556, syslen=5, reflen=9)",
+        ),
+        ([""], ["a b c d"], "BLEU4 = 0.00, 0.0/0.0/0.0/0.0 (BP=0.000, ratio=0.000, syslen=0, reflen=4)"),
+        (["a b c d"], [""], "BLEU4 = 0.00, 0.0/0.0/0.0/0.0 (BP=1.000, ratio=0.000, syslen=4, reflen=0)"),
+        (["a b c"], ["a b c"], "BLEU4 = 0.00, 100.0/100.0/100.0/0.0 (BP=1.000, ratio=1.000, syslen=3, reflen=3)"),
+    ],
+)
+def test_lines(system, references, line):
+    assert tokenized_bleu(system, references).line() == line
+
+
+def ngrams(words: list[str], n: int) -> Counter:
+    return Counter(zip(*(words[start:] for start in range(n))))
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_tokenized_bleu_by_counting(order):
+    generator = random.Random(order)
+    system, references = ([generator.choices("ab", k=generator.randint(3, 9)) for _ in range(20)] for _ in range(2))
+    logs = []
+    for n in range(1, order + 1):
+        pairs = [(ngrams(ours, n), ngrams(theirs, n)) for ours, theirs in zip(system, references)]
+        matches = sum((ours & theirs).total() for ours, theirs in pairs)
+        logs.append(math.log(matches / sum(ours.total() for ours, _ in pairs)))
+    ratio = sum(map(len, references)) / sum(map(len, system))
+    expected = 100 * math.exp(sum(logs) / order + min(0, 1 - ratio))
+    found = tokenized_bleu([" ".join(line) for line in system], [" ".join(line) for line in references], order)
+    assert found.score == pytest.approx(expected)
+    assert len(found.precisions) == order
+
+
+def test_sacre_bleu_is_that_of_the_detokenized_text():
+    tokenized = ["he said : &quot; it &apos;s two o&apos;clock , &quot; and left .", "well @-@ known &amp; new !"]
+    text = ['He said: "It\'s two o\'clock, " and left.', "well-known & new!"]
+    detokenized = detokenize(tokenized, "en")
+    assert detokenized == ['he said: "it\'s two o\'clock," and left.', "well-known & new!"]
+    found = sacre_bleu(detokenized, text)
+    expected = sacrebleu.corpus_bleu(detokenized, [text])
+    assert found.score == expected.score
+    assert 0 < found.score < 100
+    assert "tok:13a" in found.signature and "case:mixed" in found.signature
+    assert "version:" + sacrebleu.__version__ in found.signature
+    assert sacre_line(found) == f"sacreBLEU = {expected.score:.2f} ({found.signature})"
+    lower = sacre_bleu(detokenized, text, ignore_case=True)
+    assert lower.score > found.score and "case:lc" in lower.signature
+
+
+# score.py
+
+
+def files(folder, system: str, references: str) -> list[str]:
+    (folder / "system").write_bytes(system.encode())
+    (folder / "references").write_bytes(references.encode())
+    return ["-s", str(folder / "system"), "-r", str(folder / "references")]
+
+
+def test_score_prints_both_scores(tmp_path, capsys):
+    arguments = files(tmp_path, "the cat sat on the mat .\n", "the cat sat on the mat .\r\n")
+    score.main(arguments)
+    tokenized, sacre = capsys.readouterr().out.splitlines()
+    assert tokenized == "BLEU4 = 100.00, 100.0/100.0/100.0/100.0 (BP=1.000, ratio=1.000, syslen=7, reflen=7)"
+    assert sacre.startswith("sacreBLEU = 100.00 (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    score.main([*arguments, "--order", "2"])
+    assert capsys.readouterr().out.startswith("BLEU2 = 100.00, 100.0/100.0 (BP")
+
+
+def test_score_ignores_case_only_when_asked(tmp_path, capsys):
+    arguments = files(tmp_path, "The Cat sat on the mat\nA b c d e\n", "the cat sat on the mat\na B c d e\n")
+    score.main([*arguments, "--ignore-case"])
+    out = capsys.readouterr().out
+    assert "BLEU4 = 100.00, 100.0/100.0/100.0/100.0 (BP=1.000, ratio=1.000, syslen=11, reflen=11)" in out
+    assert "sacreBLEU = 100.00" in out and "case:lc" in out
+    score.main(arguments)
+    assert "63.6" in capsys.readouterr().out  # 7 of 11 words
+
+
+def test_score_detokenizes_unless_told_not_to(tmp_path, capsys):
+    arguments = files(tmp_path, "the cat &apos;s mat is red , she said .\n", "the cat's mat is red, she said.\n")
+    score.main(arguments)
+    assert "sacreBLEU = 100.00" in capsys.readouterr().out
+    score.main([*arguments, "--lang", "none"])
+    assert "sacreBLEU = 100.00" not in capsys.readouterr().out
+
+
+def test_score_reads_standard_input(tmp_path, capsys, monkeypatch):
+    arguments = files(tmp_path, "", "a b c d\n\nä\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a b c d\n\nä\n".encode())))
+    score.main(["--sys", "-", *arguments[2:]])
+    assert capsys.readouterr().out.startswith("BLEU4 = 100.00,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-s", "SYSTEM", "-r", "LONGER"], "2 translations with 3 references"),
+        (["-s", "EMPTY", "-r", "EMPTY"], "nothing to score"),
+        (["-s", "SYSTEM", "-r", "nowhere"], "cannot read nowhere"),
+        (["-s", "SYSTEM", "-r", "LATIN"], "line 2: not UTF-8"),
+        (["-s", "LATIN", "-r", "SYSTEM"], "line 2: not UTF-8"),
+        (["-s", "SYSTEM"], "required: -r"),
+        (["-s", "SYSTEM", "-r", "SYSTEM", "--order", "5"], "at most 4"),
+        (["-s", "SYSTEM", "-r", "SYSTEM", "--order", "0"], "at least 1"),
+        (["-s", "-", "-r", "-"], "both"),
+    ],
+)
+def test_bad_input_of_score(tmp_path, capsys, arguments, complaint):
+    contents = {"SYSTEM": b"a b\nc d\n", "LONGER": b"a b\nc d\ne\n", "EMPTY": b"", "LATIN": b"a b\n\xe4\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: score.main([str(tmp_path / word) if word in contents else word for word in arguments]), "score.py")
+    output = capsys.readouterr()
+    assert (stop.value.code, output.out) == (2, "")
+    assert output.err.count("\n") == 1 and output.err.startswith("score.py: error: ") and complaint in output.err
