@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu
-from fairseq.text import decode_lines, read_lines
+from fairseq.text import decoded, read_lines
 
 from lab.cli import Parser, UserError, number, run
 
@@ -28,7 +28,7 @@ def build_parser() -> Parser:
 
 def lines_of(name: str) -> list[str]:
     """Return the lines of a file, or of standard input for `-`."""
-    return list(decode_lines(sys.stdin.buffer, "standard input") if name == "-" else read_lines(Path(name)))
+    return list(decoded(sys.stdin.buffer, "standard input") if name == "-" else read_lines(Path(name)))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,22 +14,22 @@ def read_lines(path: Path) -> Iterator[str]:
     """
     try:
         with open(path, "rb") as file:
-            yield from decode_lines(file, path)
+            yield from decoded(file, path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def decode_lines(lines: Iterable[bytes], name: object) -> Iterator[str]:
-    """Yield lines as text as they come, without their ends. `name` says in messages where they come from.
+def decoded(lines: Iterable[bytes], name: object) -> Iterator[str]:
+    """Yield `lines` as text, without the line ends.
 
     Raises:
-        UserError: if a line is not UTF-8.
+        UserError: with `name` and the number of the line, if one is not UTF-8.
     """
     for number, line in enumerate(lines, 1):
         try:
             yield line.decode().rstrip("\r\n")
         except UnicodeDecodeError:
-            raise UserError(f"{name}, line {number}: not UTF-8; convert the text to UTF-8") from None
+            raise UserError(f"{name}, line {number}: not UTF-8; convert the file to UTF-8") from None
 
 
 def count_lines(path: Path) -> int:
