@@ -10,10 +10,12 @@
 After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Factorized Neural Layers", ICLR 2021.
 """
 
+from .attention import AttentionCache, FactorizedAttention, OutputValue, QueryKey
 from .composed import ComposedConv2d
 from .compress import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
 from .conv import FactorizedConv2d
 from .decay import FrobeniusDecay, frobgrad, parameter_groups
+from .embedding import FactorizedEmbedding
 from .layer import FactorizedLayer
 from .linear import FactorizedLinear
 from .metrics import (
@@ -30,12 +32,17 @@ from .spectral import batch_spectral_init, spectral_init
 from .tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
 
 __all__ = [
+    "AttentionCache",
     "CPConv2d",
     "ComposedConv2d",
+    "FactorizedAttention",
     "FactorizedConv2d",
+    "FactorizedEmbedding",
     "FactorizedLayer",
     "FactorizedLinear",
     "FrobeniusDecay",
+    "OutputValue",
+    "QueryKey",
     "RankScale",
     "TensorConv2d",
     "TensorTrainConv2d",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .conv import FactorizedConv2d
+from .embedding import FactorizedEmbedding
 from .layer import FactorizedLayer, Fill, scaled_rank
 from .linear import FactorizedLinear
 from .modules import factorized_modules, select, unwrap
@@ -21,6 +22,7 @@ from .spectral import spectral_init
 _FACTORIZED_TYPE: Mapping[type[nn.Module], type[FactorizedLayer]] = {
     nn.Linear: FactorizedLinear,
     nn.Conv2d: FactorizedConv2d,
+    nn.Embedding: FactorizedEmbedding,
 }
 
 _LARGE = 2**18  # elements of a matrix
@@ -41,8 +43,12 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def obstacles(model: nn.Module) -> dict[str, str | None]:
-    """Return why `factorize` leaves a layer dense, or None, for every linear and 2-D convolution layer by name."""
+def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | None]:
+    """Return why `factorize` leaves a layer dense, or None, for every linear and 2-D convolution layer by name.
+
+    With `embeddings`, also for every embedding.
+    """
+    kinds = tuple(kind for kind in _FACTORIZED_TYPE if embeddings or kind is not nn.Embedding)
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -55,10 +61,11 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     }
     found = {}
     for name, module in model.named_modules():
+        if not isinstance(module, kinds):
+            continue
         kind = _FACTORIZED_TYPE.get(type(module))
         if kind is None:
-            if isinstance(module, tuple(_FACTORIZED_TYPE)):
-                found[name] = f"{type(module).__name__} may use its weight in its own way"
+            found[name] = f"{type(module).__name__} may use its weight in its own way"
         elif "weight" not in module._parameters:
             found[name] = "its weight is computed by a hook or parametrization"
         elif module in read:
@@ -90,6 +97,7 @@ def find_rank_scale(
     exclude: Iterable[str] | None = None,
     square: bool = False,
     strict: bool = False,
+    embeddings: bool = False,
 ) -> RankScale:
     """Return the rank scale in (0, 1] at which `factorize` brings the model closest to `ratio` of its parameters.
 
@@ -98,13 +106,13 @@ def find_rank_scale(
 
     Args:
         ratio: target, parameters after over parameters before; all parameters count.
-        include, exclude, square: as for `factorize`.
+        include, exclude, square, embeddings: as for `factorize`.
         strict: raise instead of warn if no scale in (0, 1] reaches the target.
 
     Raises:
         ValueError: if `ratio` is not positive, or unreachable and `strict`.
     """
-    return _search(model, list(_candidates(model, include, exclude).values()), ratio, square, strict)
+    return _search(model, list(_candidates(model, include, exclude, embeddings).values()), ratio, square, strict)
 
 
 def _search(model: nn.Module, layers: list[nn.Module], ratio: float, square: bool, strict: bool) -> RankScale:
@@ -159,6 +167,7 @@ def factorize(
     square_init: Fill | None = None,
     path: str = "auto",
     strict: bool = False,
+    embeddings: bool = False,
     verbose: bool = False,
     example_input: Tensor | None = None,
 ) -> nn.Module:
@@ -182,6 +191,8 @@ def factorize(
             `from_dense` of the layers.
         square, square_init, path: as for `from_dense` of the layers.
         strict: raise if `ratio` cannot be reached, instead of warning.
+        embeddings: factorize embeddings, too. Only for those that the model looks rows up in and does nothing else
+            with: a weight that it reads elsewhere than in the `forward` of the module around it is not noticed.
         verbose: print the report (`factorized.report`), with multiply-adds for inputs like `example_input` if given.
 
     Raises:
@@ -192,7 +203,7 @@ def factorize(
         raise ValueError("give rank_scale or ratio, not both")
     if rank_scale is None and ratio is None and ranks is None:
         raise ValueError("give rank_scale, ratio or ranks")
-    candidates = _candidates(model, include, exclude)
+    candidates = _candidates(model, include, exclude, embeddings)
     given = {name: rank for pattern, rank in (ranks or {}).items() for name in select(candidates, [pattern])}
     if ratio is not None:
         if given:
@@ -218,15 +229,19 @@ def factorize(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Replace every factorized layer by its `to_dense()`, in place, and return the model; its outputs stay the same."""
-    return _replace(model, {module: module.to_dense() for module in factorized_modules(model).values()})
+    """Replace every factorized layer by its `to_dense()`, in place, and return the model; its outputs stay the same.
+
+    Factorized modules that stand for no layer, such as the products of attention heads, stay as they are.
+    """
+    layers = [module for module in factorized_modules(model).values() if hasattr(module, "to_dense")]
+    return _replace(model, {layer: layer.to_dense() for layer in layers})
 
 
-def _candidates(model: nn.Module, include, exclude) -> dict[str, nn.Module]:
+def _candidates(model: nn.Module, include, exclude, embeddings: bool) -> dict[str, nn.Module]:
     """Return the layers that `factorize` may replace, by name, in module order."""
     if unwrap(model) is not model:
         raise ValueError("factorize a model before torch.compile or (Distributed)DataParallel wraps it, not after")
-    found, modules = obstacles(model), dict(model.named_modules())
+    found, modules = obstacles(model, embeddings), dict(model.named_modules())
     selected = select(found, include, exclude)
     candidates = {name: modules[name] for name in selected if found[name] is None}
     if selected and not candidates and include is not None:
@@ -261,9 +276,9 @@ def matrix_of(layer: nn.Module) -> Tensor:
     """Return a dense layer's weight as the matrix that its factorized form would be a product for.
 
     Raises:
-        ValueError: if `layer` is not a linear layer or a 2-D convolution.
+        ValueError: if `layer` is not a linear layer, a 2-D convolution or an embedding.
     """
     for dense, kind in _FACTORIZED_TYPE.items():
         if isinstance(layer, dense):
             return kind.matrix_of(layer)
-    raise ValueError(f"{type(layer).__name__} is neither a linear layer nor a 2-D convolution")
+    raise ValueError(f"{type(layer).__name__} is neither a linear layer, a 2-D convolution nor an embedding")

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .modules import factorized_modules, group_by_shape, is_contracted, stack, stack_factors, unwrap, without_autocast
+from .modules import (
+    factorized_modules,
+    group_by_shape,
+    is_contracted,
+    owner,
+    stack,
+    stack_factors,
+    unwrap,
+    without_autocast,
+)
 
 
 def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -51,7 +60,7 @@ class FrobeniusDecay:
 
     Either attach it to the optimizer, or call `add_gradients` between the backward pass and the step (after unscaling,
     before clipping). Factors that do not require gradients get none; a factor without a gradient yet gets the decay as
-    its gradient. Layers of equal shape are handled in one batched operation, in at least single precision.
+    its gradient; for a factor that is a view of a parameter the gradient is that part of the parameter's. Layers of equal shape are handled in one batched operation, in at least single precision.
 
     Args:
         model: holds the factorized layers. Layers added later are not seen.
@@ -101,7 +110,7 @@ class FrobeniusDecay:
             ValueError: if the optimizer also applies L2 weight decay to one of the factors (see `parameter_groups`).
         """
         decay_of = {p: group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
-        twice = [name for name, module in self.modules.items() if any(decay_of.get(f, 0) for f in module.factors())]
+        twice = [name for name, module in self.modules.items() if any(decay_of.get(owner(f), 0) for f in module.factors())]
         if twice and self.coefficient:
             raise ValueError(
                 f"{', '.join(twice[:3])} would get both Frobenius and L2 weight decay; build the optimizer with "
@@ -122,31 +131,27 @@ class FrobeniusDecay:
         """Add `scale * coefficient` times the gradient of `|W|_F^2 / 2` to `.grad` of every factor."""
         if self.coefficient == 0:
             return
-        parameters, updates = [], []
+        factors, updates = [], []
         for group in self._groups:
             layers = [layer for layer in group if not getattr(layer, "decayed_in_backward", False)]
             if not layers:
                 continue
             if is_contracted(layers[0]):
                 for layer in layers:
-                    factors = [factor for factor in layer.factors() if factor.requires_grad]
-                    parameters += factors
-                    updates += _contracted_gradients(layer, factors)
+                    trained = [factor for factor in layer.factors() if factor.requires_grad]
+                    factors += trained
+                    updates += _contracted_gradients(layer, trained)
                 continue
             products = [layer.factors() for layer in layers]
             stacks = stack(products)
             with without_autocast(stacks[0].device):
                 gradients = frobgrad(stacks)
             for same, gradient in zip(zip(*products), gradients):
-                parameters += same
+                factors += same
                 updates += gradient.unbind()
-        pairs = [(p, u) for p, u in zip(parameters, updates) if p.requires_grad]
-        present = [(p.grad, u) for p, u in pairs if p.grad is not None]
-        if present:
-            torch._foreach_add_(*map(list, zip(*present)), alpha=scale * self.coefficient)
-        for parameter, update in pairs:
-            if parameter.grad is None:
-                parameter.grad = (update * (scale * self.coefficient)).to(parameter.dtype)
+        pairs = [(_gradient_of(f), u) for f, u in zip(factors, updates) if owner(f).requires_grad]
+        if pairs:
+            torch._foreach_add_(*map(list, zip(*pairs)), alpha=scale * self.coefficient)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
@@ -162,6 +167,19 @@ class FrobeniusDecay:
 
     def __repr__(self) -> str:
         return f"FrobeniusDecay(coefficient={self.coefficient}, layers={len(self.modules)})"
+
+
+def _gradient_of(factor: Tensor) -> Tensor:
+    """Return the part of its parameter's gradient that belongs to a factor, to be written to; zero if there is none."""
+    parameter = owner(factor)
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    if parameter is factor:
+        return parameter.grad
+    if parameter.grad.stride() != parameter.stride():  # the view below needs the gradient laid out as the parameter
+        parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    offset = factor.storage_offset() - parameter.storage_offset() + parameter.grad.storage_offset()
+    return parameter.grad.as_strided(factor.shape, factor.stride(), offset)
 
 
 def _contracted_gradients(layer: nn.Module, factors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -190,7 +208,7 @@ def parameter_groups(
         ValueError: for a pattern that matches no factorized layer.
     """
     layers = factorized_modules(model, include, exclude).values() if frobenius else ()
-    free = {factor for layer in layers for factor in layer.factors()}
+    free = {owner(factor) for layer in layers for factor in layer.factors()}
     parameters = [p for p in unwrap(model).parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p not in free], "weight_decay": weight_decay},

@@ -66,17 +66,22 @@ def non_orthogonality(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def frobenius_norms(layers: Sequence[nn.Module]) -> Tensor:
-    """Return the norms of the products of factorized `layers`, shape (len(layers),), on their device."""
+    """Return the norms of the products of factorized `layers`, shape (len(layers),), on their device.
+
+    For a layer with a batch of products, such as those of attention heads, the mean over them.
+    """
     norms = [None] * len(layers)
     for group in group_by_shape(layers):
         for position, norm in zip(group, frobenius_norm(*stack_factors([layers[i] for i in group])).unbind()):
-            norms[position] = norm
+            norms[position] = norm.mean()
     return torch.stack(norms)
 
 
 @torch.no_grad()
 def layer_metrics(layers: Iterable[nn.Module], lr: float) -> dict[str, float]:
     """Return averages over `layers`, which are all factorized or all dense, under their TensorBoard tags.
+
+    Every product of a batch, such as those of attention heads, counts as one.
 
     `metric/FrobNorm`, `metric/NucNorm`, and for products of factors `metric/NucNorm-bound` and (two factors)
     `metric/NonOrth`; `hyper/lr` and the effective learning rates `hyper/lr-eff_frob = lr / F` and

@@ -81,6 +81,11 @@ def factorized_modules(
     return {name: found[name] for name in select(found, include, exclude)}
 
 
+def owner(factor: Tensor) -> Tensor:
+    """Return the parameter that a factor is, or is a view of."""
+    return factor if factor._base is None else factor._base
+
+
 def is_contracted(module: nn.Module) -> bool:
     """Tell whether a factorized module's weight is another function of its factors than their product in order."""
     return callable(getattr(module, "contract", None))

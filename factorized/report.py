@@ -12,6 +12,8 @@ from .modules import factorized_modules, is_contracted
 def report(model: nn.Module, example_input: Tensor | None = None) -> str:
     """Return a table with a line per linear and convolution layer: shape, rank, parameters, multiply-adds, path.
 
+    Embeddings have one if they are factorized, and so do the query-key and output-value products of attention.
+
     Args:
         example_input: passed through the model once, in evaluation mode, to find the size of each layer's input.
             Without it multiply-adds and the choice of `auto` are unknown.
@@ -21,13 +23,17 @@ def report(model: nn.Module, example_input: Tensor | None = None) -> str:
     shapes = _input_shapes(model, layers, example_input) if example_input is not None else {}
     rows = [("layer", "matrix", "rank", "parameters", "multiply-adds", "path")]
     for name, layer in layers.items():
-        m, n = (layer.contract() if is_contracted(layer) else layer.product()).shape
+        if is_contracted(layer):
+            size = layer.contract().shape
+        else:
+            left, right = layer.factors()[0], layer.factors()[-1]
+            size = (*left.shape[:-1], right.shape[-1])  # of attention, the number of heads comes first
         shape = shapes.get(name)
-        adds, path = "", layer.path
+        adds, path = "", getattr(layer, "path", "")
         if shape is not None:
             adds = f"{layer.multiply_adds(shape):,}"
             path = f"auto: {cheaper_path(**layer.costs(shape))}" if path == "auto" else path
-        rows.append((name or "(root)", f"{m}x{n}", str(layer.rank), f"{parameter_count(layer):,}", adds, path))
+        rows.append((name or "(root)", "x".join(map(str, size)), str(layer.rank), f"{parameter_count(layer):,}", adds, path))
     for name, reason in dense.items():
         layer = model.get_submodule(name)
         shape = "x".join(map(str, layer.weight.shape))

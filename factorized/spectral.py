@@ -68,9 +68,26 @@ def batch_spectral_init(U: Tensor, VT: Tensor) -> None:
     """
     if U.shape[:-2] != VT.shape[:-2] or U.shape[-1] != VT.shape[-2]:
         raise ValueError(f"U {tuple(U.shape)} and VT {tuple(VT.shape)} do not form a product")
-    new_U, new_VT = spectral_init(U @ VT, U.shape[-1])
+    rank = U.shape[-1]
+    if rank >= min(U.shape[-2], VT.shape[-1]):
+        new_U, new_VT = spectral_init(U @ VT, rank)
+    else:
+        new_U, new_VT = _rebalance(U, VT)
     U.copy_(new_U)
     VT.copy_(new_VT)
+
+
+def _rebalance(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the balanced factors of the product of narrow ones, without forming it.
+
+    With `U = Q_1 R_1` and `VT^T = Q_2 R_2` the product is `Q_1 (R_1 R_2^T) Q_2^T`, whose middle is a small `(r, r)` matrix.
+    """
+    work = U.dtype if U.dtype in _SMALLEST else torch.float32
+    Q1, R1 = torch.linalg.qr(U.to(work))
+    Q2, R2 = torch.linalg.qr(VT.mT.to(work))
+    P, sigma, QT = torch.linalg.svd(R1 @ R2.mT)
+    root = sigma.sqrt()
+    return Q1 @ (P * root[..., None, :]), (root[..., :, None] * QT) @ Q2.mT
 
 
 def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

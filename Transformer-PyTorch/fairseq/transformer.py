@@ -1,0 +1,452 @@
+"""The Transformer for translation (Vaswani et al. 2017) in the pre-norm form, dense or with factorized layers.
+
+    x <- x + dropout(sublayer(norm(x)))      sublayers: attention(s), then a feed-forward network
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from factorized import FactorizedAttention, FactorizedEmbedding, FactorizedLayer, factorize, factorized_modules
+from factorized.attention import AttentionCache, OutputValue, QueryKey, head_width
+
+from .layer_norm import LayerNorm
+from .positions import PAD, Embedder, SinusoidalPositions
+
+ARCHITECTURES: Mapping[str, Mapping[str, int]] = {
+    "transformer": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
+    "transformer_small": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
+    "transformer_base": {"hidden_size": 512, "filter_size": 2048, "num_layers": 6, "num_heads": 8},
+    "transformer_big": {"hidden_size": 1024, "filter_size": 4096, "num_layers": 6, "num_heads": 16},
+}
+_LEFT_OUT = ("fconv", "lstm", "dpn")  # families that the toolkit had beside the Transformer
+
+POSITIONS = ("learned", "timing", "nopos")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What determines a Transformer besides its vocabularies. Contradictions are a `ValueError`."""
+
+    hidden_size: int
+    """width `d` of embeddings and layers"""
+    filter_size: int
+    """width `f` inside the feed-forward networks"""
+    num_layers: int
+    """layers of the encoder, and of the decoder"""
+    num_heads: int
+    """attention heads; divides the width"""
+    dropout: float = 0.1
+    """after the embeddings and after every sublayer"""
+    attention_dropout: float = 0.0
+    """of attention weights"""
+    relu_dropout: float = 0.1
+    """inside the feed-forward networks"""
+    position: str = "learned"
+    """position embeddings: learned, timing (sinusoids) or nopos (none)"""
+    share_input_output_embed: bool = False
+    """use the table of the target's embeddings as the weight of the output layer"""
+    rank_scale: float = 0.0
+    """ranks and widths of heads as a fraction of the full ones; 0 and 1 are dense"""
+    cross_mask: bool = True
+    """keep the decoder from attending to the padding of the source"""
+    max_positions: int = 1024
+    """rows of the learned position tables"""
+    spectral: bool = False
+    """start two-factor layers from the spectral initialization of a dense start"""
+    spectral_quekey: bool = False
+    """balance the factors of every query-key product at the start"""
+    spectral_outval: bool = False
+    """balance the factors of every output-value product at the start"""
+
+    def __post_init__(self):
+        for name in ("hidden_size", "filter_size", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads, {self.num_heads}")
+        for name in ("dropout", "attention_dropout", "relu_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {self.position!r}")
+        if not 0 <= self.rank_scale <= 1:
+            raise ValueError(f"rank_scale must be between 0 and 1, not {self.rank_scale}; 0 and 1 are dense")
+        if self.max_positions < PAD + 2:
+            raise ValueError(f"max_positions must be at least {PAD + 2}, not {self.max_positions}")
+
+    @property
+    def is_factorized(self) -> bool:
+        """Whether linear layers and embeddings have two factors."""
+        return 0 < self.rank_scale < 1
+
+    @property
+    def attention_width(self) -> int:
+        """Width of queries, keys and values of all heads together."""
+        return self.num_heads * head_width(self.hidden_size, self.num_heads, self.rank_scale or 1.0)
+
+    @property
+    def max_source_length(self) -> int:
+        """Most tokens of a source sentence, its end symbol included."""
+        return self.max_positions - PAD - 1
+
+    @property
+    def max_target_length(self) -> int:
+        """Most tokens of a target sentence, its end symbol included."""
+        return self.max_positions - PAD - 1 if self.position == "learned" else 100_000
+
+
+def architecture(name: str, **overrides) -> TransformerConfig:
+    """Return the preset `name` of `ARCHITECTURES` with some of its fields, or of the defaults, changed.
+
+    Raises:
+        ValueError: for another name, or values that contradict each other.
+        TypeError: for a field that `TransformerConfig` does not have.
+    """
+    if name not in ARCHITECTURES:
+        known = f"architectures are {', '.join(ARCHITECTURES)}"
+        if name.startswith(_LEFT_OUT):
+            raise ValueError(f"architecture {name!r} is not part of this toolkit, which has Transformers only; {known}")
+        raise ValueError(f"there is no architecture {name!r}; {known}")
+    return TransformerConfig(**{**ARCHITECTURES[name], **overrides})
+
+
+class FeedForward(nn.Module):
+    """`W_2 dropout(relu(W_1 x))`, without biases."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.inner = nn.Linear(config.hidden_size, config.filter_size, bias=False)
+        self.outer = nn.Linear(config.filter_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.relu_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., d) to (..., d)."""
+        return self.outer(self.dropout(self.inner(x).relu()))
+
+
+def _attention(config: TransformerConfig) -> FactorizedAttention:
+    scale = config.rank_scale or 1.0
+    return FactorizedAttention(config.hidden_size, config.num_heads, scale, dropout=config.attention_dropout)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward network."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.self_attention_norm = LayerNorm(config.hidden_size)
+        self.self_attention = _attention(config)
+        self.feed_forward_norm = LayerNorm(config.hidden_size)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map x (B, S, d); `mask` (B, 1, 1, S) is True at what may be attended to."""
+        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), mask=mask))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder's states, and a feed-forward network."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.self_attention_norm = LayerNorm(config.hidden_size)
+        self.self_attention = _attention(config)
+        self.cross_attention_norm = LayerNorm(config.hidden_size)
+        self.cross_attention = _attention(config)
+        self.feed_forward_norm = LayerNorm(config.hidden_size)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | tuple[Tensor, Tensor],
+        memory_mask: Tensor | None,
+        *,
+        need_weights: bool = False,
+        **self_attention,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the layer's output (B, T, d) and, if asked, its cross-attention weights (B, H, T, S).
+
+        Args:
+            x: shape (B, T, d).
+            memory: the encoder's states, or `keys_values` of them.
+            memory_mask: True at the states that may be attended to.
+            self_attention: mask or cache of the self-attention.
+        """
+        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), **self_attention))
+        attended = self.cross_attention(
+            self.cross_attention_norm(x), memory, mask=memory_mask, need_weights=need_weights
+        )
+        attended, weights = attended if need_weights else (attended, None)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), weights
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers, and a final normalization."""
+
+    def __init__(self, config: TransformerConfig, vocabulary: int):
+        super().__init__()
+        self.embedder = _embedder(config, vocabulary)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.norm = LayerNorm(config.hidden_size)
+
+    def forward(self, source: Tensor, padding: Tensor) -> Tensor:
+        """Return the states (B, S, d) of source sentences (B, S), given where they are padding (B, S)."""
+        mask = ~padding[:, None, None]
+        x = self.embedder(source)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers, a final normalization, and the output layer (None if tied, with a bias of its own then)."""
+
+    def __init__(self, config: TransformerConfig, vocabulary: int):
+        super().__init__()
+        self.embedder = _embedder(config, vocabulary)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = LayerNorm(config.hidden_size)
+        if config.share_input_output_embed:
+            self.output = None
+            self.output_bias = nn.Parameter(torch.empty(vocabulary))
+        else:
+            self.output = nn.Linear(config.hidden_size, vocabulary)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the scores (..., Vt) of the next word, from the output (..., d) of the last layer."""
+        x = self.norm(x)
+        if self.output is not None:
+            return self.output(x)
+        tokens = self.embedder.tokens
+        if isinstance(tokens, FactorizedEmbedding):
+            return tokens.scores(x, self.output_bias)
+        return F.linear(x, tokens.weight, self.output_bias)
+
+
+def _embedder(config: TransformerConfig, vocabulary: int) -> Embedder:
+    positions = {
+        "learned": lambda: nn.Embedding(config.max_positions, config.hidden_size, padding_idx=PAD),
+        "timing": lambda: SinusoidalPositions(config.hidden_size),
+        "nopos": lambda: None,
+    }
+    return Embedder(vocabulary, config.hidden_size, positions[config.position](), config.dropout)
+
+
+@dataclass
+class Memory:
+    """What the decoder reads of encoded sentences."""
+
+    states: Tensor
+    """output of the encoder, (B, S, d)"""
+    padding: Tensor
+    """True where the source is padding, (B, S)"""
+
+
+class DecodingState:
+    """Hypotheses about a batch of sentences in the middle of decoding; `beam` of them about each sentence.
+
+    Row `b * beam + j` is the j-th hypothesis about the b-th sentence. Keys and values of the source exist once for each
+    sentence. Those of the target are never moved while hypotheses are reordered: `histories` says which belong to whom.
+    """
+
+    def __init__(self, memory: list[tuple[Tensor, Tensor]], memory_mask: Tensor | None, sentences: int, beam: int):
+        device = memory[0][0].device
+        self.memory = memory  # keys and values of the source, for every layer
+        self.memory_mask = memory_mask  # (B, 1, 1, S), or None if every state may be attended to
+        self.caches = [AttentionCache() for _ in memory]
+        self.histories = torch.ones(sentences, beam, 0, dtype=torch.bool, device=device)
+        self.step = 0
+
+    @property
+    def beam(self) -> int:
+        """Hypotheses about each sentence."""
+        return self.histories.shape[1]
+
+    def extend(self) -> Tensor:
+        """Add a slot for the next word of every hypothesis; return which slots each may attend to, (B, 1, beam, slots)."""
+        own = torch.eye(self.beam, dtype=torch.bool, device=self.histories.device)
+        self.histories = torch.cat([self.histories, own.expand(len(self.histories), -1, -1)], 2)
+        self.step += 1
+        return self.histories[:, None]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the hypotheses `rows`, which may be repeated.
+
+        Args:
+            rows: shape (sentences, beam): for every sentence to go on with, as many rows as it shall have hypotheses, all
+                of them about one sentence. Or flat, with as many to a sentence as there are now.
+
+        Raises:
+            ValueError: if the rows of a sentence are about several ones.
+        """
+        rows = rows.view(-1, self.beam) if rows.dim() == 1 else rows
+        origin = rows // self.beam
+        sentences = origin[:, 0]
+        if not torch.equal(origin, sentences[:, None].expand_as(origin)):
+            raise ValueError("the rows that take one sentence's place must be hypotheses about one sentence")
+        before = len(self.histories)
+        self.histories = self.histories.flatten(0, 1)[rows]
+        if len(sentences) == before and torch.equal(sentences, torch.arange(before, device=rows.device)):
+            return
+        for cache in self.caches:
+            cache.select(sentences)
+        self.memory = [(key.index_select(0, sentences), value.index_select(0, sentences)) for key, value in self.memory]
+        if self.memory_mask is not None:
+            self.memory_mask = self.memory_mask.index_select(0, sentences)
+
+
+class Transformer(nn.Module):
+    """An encoder and a decoder. Build it with `build_model`; padding is symbol 1, on either side of a sentence."""
+
+    def __init__(self, config: TransformerConfig, source_size: int, target_size: int):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, source_size)
+        self.decoder = Decoder(config, target_size)
+
+    def forward(self, source: Tensor, decoder_input: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return the scores of every next word.
+
+        Args:
+            source: indices (B, S), padded on the left (or right).
+            decoder_input: indices (B, T), the end symbol first, padded on the right.
+            keep: boolean (B, T), False at least at all padding: compute scores for these positions only.
+
+        Returns:
+            (B, T, target vocabulary), or (N, target vocabulary) for the N positions that `keep` marks, row by row.
+
+        Raises:
+            ValueError: for sentences longer than the position tables.
+        """
+        self._check_length(decoder_input.shape[1], self.config.max_target_length, "target")
+        memory = self.encode(source)
+        memory_mask = ~memory.padding[:, None, None] if self.config.cross_mask else None
+        if keep is None:
+            real = decoder_input.ne(PAD)
+            causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
+            self_attention = {"mask": causal & real[:, None, None]}
+        else:  # what comes after a sentence is hidden from it by causality
+            self_attention = {"is_causal": True}
+        x = self.decoder.embedder(decoder_input)
+        for layer in self.decoder.layers:
+            x, _ = layer(x, memory.states, memory_mask, **self_attention)
+        return self.decoder.logits(x if keep is None else x[keep])
+
+    def encode(self, source: Tensor) -> Memory:
+        """Encode sentences (B, S).
+
+        Raises:
+            ValueError: if they are longer than the position table.
+        """
+        self._check_length(source.shape[1], self.config.max_source_length, "source")
+        padding = source.eq(PAD)
+        return Memory(self.encoder(source, padding), padding)
+
+    def start_decoding(self, memory: Memory, beam: int = 1) -> DecodingState:
+        """Return the state before the first word, with `beam` hypotheses about each sentence."""
+        padded = self.config.cross_mask and bool(memory.padding.any())
+        return DecodingState(
+            [layer.cross_attention.keys_values(memory.states) for layer in self.decoder.layers],
+            ~memory.padding[:, None, None] if padded else None,
+            len(memory.states),
+            beam,
+        )
+
+    def decode_step(
+        self, tokens: Tensor, state: DecodingState, need_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Extend every hypothesis by a word and return the scores of the next one.
+
+        Args:
+            tokens: indices (N,), the word that each hypothesis ends with: at first the end symbol.
+            state: changed in place.
+            need_attention: also return where the decoder looked.
+
+        Returns:
+            Scores (N, target vocabulary), and None or the cross-attention weights (N, S), averaged over heads and layers.
+
+        Raises:
+            ValueError: when hypotheses grow longer than the position table.
+        """
+        self._check_length(state.step + 1, self.config.max_target_length, "target")
+        x = self.decoder.embedder.at(tokens.view(-1, state.beam), state.step)
+        mask = state.extend()
+        attention = []
+        for layer, memory, cache in zip(self.decoder.layers, state.memory, state.caches):
+            x, weights = layer(x, memory, state.memory_mask, need_weights=need_attention, mask=mask, cache=cache)
+            attention.append(weights)
+        mean = torch.stack(attention).mean((0, 2)).flatten(0, 1) if need_attention else None
+        return self.decoder.logits(x.flatten(0, 1)), mean
+
+    @staticmethod
+    def _check_length(length: int, limit: int, side: str) -> None:
+        if length > limit:
+            raise ValueError(f"a {side} sentence of {length} tokens is longer than the {limit} that the model can take")
+
+
+# -- building --------------------------------------------------------------------------------------------------------
+
+_uniform = partial(nn.init.uniform_, a=-0.1, b=0.1)
+_normal = partial(nn.init.normal_, std=0.1)
+
+# The layers that a rank scale factorizes.
+_LINEAR = ("**.feed_forward", "decoder.output")
+_EMBEDDINGS = ("**.embedder",)
+
+
+@torch.no_grad()
+def build_model(config: TransformerConfig, source_size: int, target_size: int) -> Transformer:
+    """Return a new Transformer: drawn dense, then factorized, then with the products of its heads balanced.
+
+    Args:
+        source_size, target_size: number of symbols of the vocabularies, the reserved ones included.
+    """
+    model = Transformer(config, source_size, target_size)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            _normal(module.weight)
+        elif isinstance(module, (nn.Linear, QueryKey, OutputValue)):
+            for parameter in module.parameters():
+                _uniform(parameter)
+    if config.share_input_output_embed:
+        _uniform(model.decoder.output_bias, a=-(config.hidden_size**-0.5), b=config.hidden_size**-0.5)
+    if config.is_factorized:
+        options = {"rank_scale": config.rank_scale, "spectral": config.spectral}
+        tied = config.share_input_output_embed
+        factorize(model, include=_LINEAR[:1] if tied else _LINEAR, init=_uniform, **options)
+        factorize(model, include=_EMBEDDINGS, init=_normal, embeddings=True, **options)
+    for module in model.modules():
+        balanced = {QueryKey: config.spectral_quekey, OutputValue: config.spectral_outval}
+        if balanced.get(type(module), False):
+            module.spectral_init()
+    return model
+
+
+def decayed_modules(model: nn.Module) -> dict[str, list[str]]:
+    """Return the names of the factorized modules by kind, as patterns for `factorized.FrobeniusDecay`.
+
+    Kinds are `linear` (all two-factor layers, embeddings among them), `quekey` and `outval` (products of heads).
+    """
+    kinds = {"linear": FactorizedLayer, "quekey": QueryKey, "outval": OutputValue}
+    modules = factorized_modules(model)
+    return {kind: [name for name, m in modules.items() if isinstance(m, type_)] for kind, type_ in kinds.items()}
+
+
+def dense_parameter_count(config: TransformerConfig, source_size: int, target_size: int) -> int:
+    """Return the number of parameters that the model would have with `rank_scale` 0."""
+    d, layers = config.hidden_size, config.num_layers
+    rows = source_size + target_size + (0 if config.share_input_output_embed else target_size)
+    rows += 2 * config.max_positions if config.position == "learned" else 0
+    in_layers = layers * (12 * d * d + 4 * d * config.filter_size)
+    norms = 10 * d * layers + 4 * d
+    return rows * d + target_size + in_layers + norms

@@ -1,0 +1,118 @@
+"""The factorized embedding."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cost import compose_cost
+from .layer import FactorizedLayer
+
+
+class FactorizedEmbedding(FactorizedLayer):
+    """A lookup table `W = U VT` (or `U M VT`) of shape (num_embeddings, embedding_dim).
+
+    Two-step: the rows of `U` are looked up and multiplied by `VT`. Composed: the table is multiplied out and its rows
+    are looked up, which is less work where there are more tokens than rows.
+
+    Args:
+        padding_idx: a row of `U` that lookups give no gradient to. Regularization still reaches it.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        rank: int,
+        padding_idx: int | None = None,
+        *,
+        square: bool = False,
+        path: str = "auto",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(
+            num_embeddings, embedding_dim, rank, bias=0, square=square, path=path, device=device, dtype=dtype
+        )
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+
+    @classmethod
+    def obstacle(cls, layer: nn.Embedding) -> str | None:
+        """Return why `layer` cannot be factorized, or None."""
+        if not isinstance(layer, nn.Embedding):
+            return "it is not a torch.nn.Embedding"
+        if layer.max_norm is not None:
+            return "it limits the norm of its rows"
+        if layer.sparse or layer.scale_grad_by_freq:
+            return "its gradient is sparse or scaled by frequency"
+        return None
+
+    @staticmethod
+    def matrix_of(layer: nn.Embedding) -> Tensor:
+        """Return the dense layer's weight as the matrix to be factorized: itself."""
+        return layer.weight
+
+    @staticmethod
+    def matrix_shape(layer: nn.Embedding) -> tuple[int, int]:
+        """Return the shape of `matrix_of(layer)`."""
+        return layer.num_embeddings, layer.embedding_dim
+
+    @staticmethod
+    def scaled_dimension(layer: nn.Embedding) -> int:
+        """Return what a rank scale is a fraction of: min(num_embeddings, embedding_dim)."""
+        return min(layer.num_embeddings, layer.embedding_dim)
+
+    @classmethod
+    def _like(cls, layer: nn.Embedding, **options) -> "FactorizedEmbedding":
+        sizes = layer.num_embeddings, layer.embedding_dim
+        return nn.utils.skip_init(cls, *sizes, padding_idx=layer.padding_idx, **options)
+
+    def weight(self) -> Tensor:
+        """Return the dense table, shape (num_embeddings, embedding_dim)."""
+        return self.product()
+
+    def to_dense(self) -> nn.Embedding:
+        """Return a plain embedding with the same table."""
+        dense = nn.utils.skip_init(
+            nn.Embedding, self.num_embeddings, self.embedding_dim, self.padding_idx, device=self.U.device,
+            dtype=self.U.dtype,
+        )  # fmt: skip
+        return self._fill_dense(dense)
+
+    def costs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Return the arguments of `cost.cheaper_path` for an input of this shape."""
+        tokens = 1
+        for size in shape:
+            tokens = tokens * size
+        m, n = self.num_embeddings, self.embedding_dim
+        return {
+            "compose": compose_cost(m, n, self.rank, self.M is not None),
+            "dense": 0,
+            "steps": tokens * self.rank * n,
+            "intermediate": tokens * self.rank,
+        }
+
+    @property
+    def decayed_in_backward(self) -> bool:
+        """False: what enters there would not reach the padding row."""
+        return False
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map indices of any shape (...) to rows, shape (..., embedding_dim)."""
+        if self._choose(tokens.shape) == "composed":
+            # Looking up all rows of U first leaves out the gradient of the padding row, as in the other path.
+            table = self._rows(torch.arange(self.num_embeddings, device=tokens.device))
+            return F.embedding(tokens, table)
+        return self._rows(tokens)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.U, self.padding_idx) @ self.right()
+
+    def scores(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return `x W^T + bias`, (..., num_embeddings), for x (..., embedding_dim): an output layer tied to the table."""
+        return F.linear(F.linear(x, self.right()), self.U, bias)
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}, {super().extra_repr()}"
