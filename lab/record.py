@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -24,7 +24,12 @@ _FREE |= {"data_dir", "save_dir", "log_dir"}
 
 
 def find_checkpoint(
-    args: argparse.Namespace, folder: Path, name: str, files: Iterable[str], request: str | None = None
+    args: argparse.Namespace,
+    folder: Path,
+    name: str,
+    files: Iterable[str],
+    request: str | None = None,
+    free: Collection[str] = (),
 ) -> Path | None:
     """Return the checkpoint to continue from, or None to start afresh.
 
@@ -33,6 +38,7 @@ def find_checkpoint(
         files: names of the files of a run, beside those that every run has.
         request: a file; `auto`, for the file `name` in `folder`, where a run with the same arguments may have left it;
             or nothing. By default the flag `resume`.
+        free: arguments that may differ as well. Where they do, a finished run is continued, too: it may be longer now.
 
     Raises:
         UserError: if `folder` holds a run that is not to be continued or replaced, or one with other arguments; if
@@ -41,8 +47,9 @@ def find_checkpoint(
     """
     request = args.resume if request is None else request
     if request == "auto":
-        _check_same_arguments(folder, args)
-        if (folder / "results.json").exists():
+        old = _check_same_arguments(folder, args, free)
+        changed = any(old.get(name) != _plain(getattr(args, name)) for name in free)
+        if (folder / "results.json").exists() and not changed:
             print(f"{folder} holds this run, finished")
             raise SystemExit(0)
         return folder / name if (folder / name).exists() else None
@@ -100,19 +107,21 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_same_arguments(folder: Path, args: argparse.Namespace) -> None:
+def _check_same_arguments(folder: Path, args: argparse.Namespace, free: Collection[str]) -> dict:
+    """Return the arguments of the run in `folder`, {} if there is none."""
     try:
         old = dict(json.loads((folder / "args.json").read_text()))
     except FileNotFoundError:
-        return
+        return {}
     except (OSError, ValueError, TypeError):
         raise UserError(f"{folder / 'args.json'} cannot be read; use another folder or --overwrite") from None
     for name, value in vars(args).items():
-        if name not in _FREE and old.get(name) != _plain(value):
+        if name not in _FREE and name not in free and old.get(name) != _plain(value):
             raise UserError(
                 f"{folder} holds a run with {name} {old.get(name)}, not {_plain(value)}: "
                 "give the same arguments to continue it, or use another folder"
             )
+    return old
 
 
 class Record:

@@ -60,7 +60,8 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 def add_device_flags(parser: argparse.ArgumentParser, training: bool = True) -> None:
     """Add where and how to compute; `start` acts on it."""
     devices.add_flags(parser, seed=1, images=False, training=training)
-    parser.add_argument("--device-id", type=COUNT, metavar="N", help="old form of --device N; the CPU if there is no GPU")
+    old = "old form of --device N; the CPU if there is no GPU"
+    parser.add_argument("--device-id", type=lambda text: None if text == "auto" else COUNT(text), metavar="N", help=old)
     parser.add_argument("--cpu", action="store_true", help="old form of --device cpu")
 
 
@@ -82,4 +83,44 @@ def start(args: argparse.Namespace) -> devices.Computing:
         else:
             args.device = "cpu"
             warnings.warn(f"there is no GPU: running on the CPU, not on --device-id {args.device_id}", stacklevel=2)
-    return devices.start(args)
+    computing = devices.start(args)
+    if computing.amp == torch.float16 and computing.device.type == "cpu":
+        raise UserError("--amp fp16 needs a GPU; --amp bf16 runs on the CPU, too")
+    return computing
+
+
+def add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the models and how to search with them."""
+    group = parser.add_argument_group("generation")
+    add = group.add_argument
+    # fmt: off
+    add("--path", type=Path, action="append", required=True, metavar="FILE", help="checkpoint; given several times, the models' probabilities are averaged")  # noqa: E501
+    add("--beam", type=POSITIVE, default=5, metavar="N", help="hypotheses kept for each sentence (default 5)")
+    add("--nbest", type=POSITIVE, default=1, metavar="N", help="hypotheses printed for each sentence (default 1)")
+    add("--max-len-a", type=REAL, default=0.0, metavar="A", help="a translation has at most A * source length + B words")
+    add("--max-len-b", type=COUNT, default=200, metavar="B", help="(default 0 * source length + 200)")
+    add("--remove-bpe", nargs="?", const="@@ ", metavar="MARK", help="join subwords before printing and scoring (MARK: '@@ ')")
+    add("--no-early-stop", action="store_true", help="search on after N hypotheses have ended, until none can be better")
+    add("--unnormalized", action="store_true", help="do not divide scores by the length")
+    add("--lenpen", type=REAL, default=1.0, metavar="P", help="divide scores by length ** P (default 1)")
+    add("--unkpen", type=number(float), default=0.0, metavar="C", help="subtract C from the score of an unknown word")
+    add("--replace-unk", nargs="?", const=True, type=Path, metavar="FILE", help="replace unknown words by the source word they are aligned with, or what FILE (lines 'source target') has for it; reads raw text")  # noqa: E501
+    add("--sampling", action="store_true", help="draw N translations instead of searching; needs --nbest N as well")
+    add("--no-beamable-mm", action="store_true", help="accepted, without effect")
+    # fmt: on
+
+
+def check_generation(args: argparse.Namespace) -> None:
+    """Look for flags that contradict each other, and warn of those that only have an effect in training.
+
+    Raises:
+        UserError: if there are any.
+    """
+    if args.nbest > args.beam:
+        raise UserError(f"--nbest {args.nbest} hypotheses cannot be had from --beam {args.beam}; raise it")
+    if args.sampling and args.nbest != args.beam:
+        raise UserError(f"--sampling draws --beam {args.beam} translations: give --nbest {args.beam}, too")
+    training = ["spectral", "spectral_quekey", "spectral_outval", "wd2fd", "wd2fd_quekey", "wd2fd_outval"]
+    for name in [*training, "frobenius_decay"]:
+        if getattr(args, name):
+            warnings.warn(f"--{name.replace('_', '-')} only has an effect in training", stacklevel=2)

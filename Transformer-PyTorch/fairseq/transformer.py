@@ -320,10 +320,11 @@ class Transformer(nn.Module):
         Args:
             source: indices (B, S), padded on the left (or right).
             decoder_input: indices (B, T), the end symbol first, padded on the right.
-            keep: boolean (B, T), False at least at all padding: compute scores for these positions only.
+            keep: compute scores for these positions only, none of them padding: boolean (B, T), or their numbers (N,)
+                in the flattened batch, which neither a GPU nor a compiler has to wait for.
 
         Returns:
-            (B, T, target vocabulary), or (N, target vocabulary) for the N positions that `keep` marks, row by row.
+            (B, T, target vocabulary), or (N, target vocabulary) for the N positions of `keep`, row by row.
 
         Raises:
             ValueError: for sentences longer than the position tables.
@@ -340,7 +341,9 @@ class Transformer(nn.Module):
         x = self.decoder.embedder(decoder_input)
         for layer in self.decoder.layers:
             x, _ = layer(x, memory.states, memory_mask, **self_attention)
-        return self.decoder.logits(x if keep is None else x[keep])
+        if keep is not None:
+            x = x[keep] if keep.dtype == torch.bool else x.flatten(0, 1).index_select(0, keep)
+        return self.decoder.logits(x)
 
     def encode(self, source: Tensor) -> Memory:
         """Encode sentences (B, S).

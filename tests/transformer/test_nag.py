@@ -37,7 +37,7 @@ def test_published_values():
     assert [b for _, b in history] == pytest.approx([-0.1, -0.04, -0.0305, -0.1598], rel=1e-12)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("momentum", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_equal_to_the_recursion(momentum, decay):
     steps = [(0.2 + 0.1 * (i % 3), (-1) ** i * (i + 0.5)) for i in range(20)]
@@ -55,6 +55,12 @@ def test_it_is_nesterovs_momentum_where_nothing_decays():
         nag.step()
         sgd.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_without_momentum_it_is_gradient_descent():
+    parameter = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    history = run(NAG([parameter], lr=1.0, momentum=0.0), parameter, STEPS)
+    assert [theta for theta, _ in history] == pytest.approx([0.9, 0.95, 0.9375, 0.8875])
 
 
 def test_a_step_at_rate_zero_does_not_stop_the_next():

@@ -1,0 +1,27 @@
+"""Average the weights of several checkpoints of one model: `--inputs checkpoint8.pt checkpoint9.pt --output mean.pt`."""
+
+from pathlib import Path
+
+from fairseq.checkpoint import average
+
+from lab import checkpoint
+from lab.cli import Parser, UserError, run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the file that the command line asks for; all but the weights is copied from the first input."""
+    parser = Parser(prog="average_checkpoints.py", description=__doc__)
+    parser.add_argument("--inputs", nargs="+", type=Path, required=True, metavar="FILE", help="checkpoints to average")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
+    args = parser.parse_args(argv)
+    state = average(args.inputs)
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(args.output, state)
+    except OSError as error:
+        raise UserError(f"cannot write {args.output}: {error.strerror}") from None
+    print(f"{args.output}: mean of {len(args.inputs)} checkpoints")
+
+
+if __name__ == "__main__":
+    run(main, "average_checkpoints.py")

@@ -1,0 +1,68 @@
+"""What training prints: a progress bar, or lines that people or programs read."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from lab.record import Record, progress
+
+Item = TypeVar("Item")
+
+_DECIMALS = {"loss": 3, "nll_loss": 3, "ppl": 2, "wps": 0, "ups": 2, "wpb": 0, "bsz": 1, "gnorm": 3, "clip": 0, "oom": 0}
+_DECIMALS |= {"sample_size": 0, "num_updates": 0}
+
+
+def shown(name: str, value: float) -> str:
+    """Return a value as people read it: a number of decimals that its name decides, else up to six digits."""
+    decimals = _DECIMALS.get(name.removeprefix("valid_"))
+    return f"{value:g}" if decimals is None else f"{value:.{decimals}f}"
+
+
+class Log:
+    """Prints, in the main process, averages by their names.
+
+    Args:
+        form: `tqdm` (a bar on a terminal, and a line per epoch), `simple` (lines), `json` (lines of JSON), `none`; None
+            for `tqdm` on a terminal and else `simple`.
+        interval: batches between the lines within an epoch.
+    """
+
+    def __init__(self, record: Record, form: str | None, interval: int):
+        form = form or "tqdm"
+        self.form = "simple" if form == "tqdm" and not sys.stderr.isatty() else form
+        self.record, self.interval = record, interval
+        self._bar = None
+
+    def follow(self, items: Iterable[Item], total: int, epoch: int) -> Iterator[Item]:
+        """Go through the steps of an epoch, under a bar if there is one."""
+        if self.form != "tqdm":
+            return iter(items)
+        self._bar = progress(items, total, f"epoch {epoch:03d}", self.record.is_main)
+        return iter(self._bar)
+
+    def wants(self, batch: int) -> bool:
+        """Tell whether averages are to be shown after batch number `batch` (from 1) of the epoch."""
+        return self.form != "none" and batch % (50 if self.form == "tqdm" else self.interval) == 0
+
+    def within(self, epoch: int, batch: int, batches: int, values: dict[str, float]) -> None:
+        """Show averages in the middle of an epoch."""
+        if self.form == "tqdm":
+            self._bar.set_postfix({name: shown(name, values[name]) for name in ("loss", "ppl", "wps", "lr", "gnorm")})
+        elif self.form == "json":
+            self._json({"epoch": epoch, "batch": batch, "batches": batches, **values})
+        else:
+            text = ", ".join(f"{name}={shown(name, value)}" for name, value in values.items())
+            self.record.line(f"| epoch {epoch:03d}: {batch:6d} / {batches} {text}")
+
+    def after(self, epoch: int, values: dict[str, float], subset: str | None = None) -> None:
+        """Show averages over an epoch, or over the data `subset` after it."""
+        if self.form == "json":
+            self._json({"epoch": epoch, **({"subset": subset} if subset else {}), **values})
+        elif self.form != "none":
+            about = [f"valid on '{subset}' subset"] if subset else []
+            parts = [f"epoch {epoch:03d}", *about, *(f"{name} {shown(name, value)}" for name, value in values.items())]
+            self.record.line("".join(f"| {part} " for part in parts).rstrip())
+
+    def _json(self, values: dict) -> None:
+        self.record.line(json.dumps(values))

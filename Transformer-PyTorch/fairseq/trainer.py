@@ -1,0 +1,222 @@
+"""One training step after another, and validation."""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from lab.cli import RunError
+from lab.devices import Computing
+
+from .batches import Batch
+from .criterion import label_smoothed_cross_entropy
+from .optimization import Optimization
+from .positions import PAD
+from .schedule import Schedule
+from .transformer import Transformer
+
+_READ_EVERY = 50  # updates between two looks at the loss, which may not be finite
+
+
+class Loss(NamedTuple):
+    """Averages over target tokens, in bits."""
+
+    loss: float
+    """the objective, that is with label smoothing"""
+    nll: float
+    """negative log-likelihood"""
+
+    @property
+    def perplexity(self) -> float:
+        """`2^nll`."""
+        return 2**self.nll if self.nll < 1000 else math.inf
+
+
+class Meter:
+    """Sums over the updates of an epoch. Those that are computed stay on the device until they are read."""
+
+    def __init__(self, computing: Computing):
+        self.computing = computing
+        # Loss, negative log-likelihood and batches skipped, of this process; gradient norm and clipped updates, of all.
+        self.sums = torch.zeros(5, dtype=torch.float64, device=computing.device)
+        self.counts = {"updates": 0, "tokens": 0, "sentences": 0, "samples": 0}  # of all processes
+        self._start: tuple[float, dict[str, int]] | None = None
+
+    def add(self, sums: Tensor, **counts: int) -> None:
+        """Add what an update leads to."""
+        self.sums += sums
+        self.counts = {name: count + counts.get(name, 1) for name, count in self.counts.items()}
+        if self._start is None:  # the first update is slow and does not count for rates
+            self._start = time.perf_counter(), self.counts
+
+    def read(self, place: str) -> dict[str, float]:
+        """Return averages by the names under which they are logged.
+
+        Raises:
+            RunError: if one is not finite.
+        """
+        loss, nll, skipped, norm, clipped = self._total().tolist()
+        updates, tokens, sentences, samples = (max(count, 1) for count in self.counts.values())
+        loss, nll, norm = loss / samples / math.log(2), nll / tokens / math.log(2), norm / updates
+        for what, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(value):
+                raise RunError(f"the {what} is {value} in {place}; stopped, the last checkpoint is as it was")
+        started, before = self._start or (time.perf_counter(), self.counts)
+        seconds = max(time.perf_counter() - started, 1e-9)
+        return {
+            "loss": loss,
+            "nll_loss": nll,
+            "ppl": Loss(loss, nll).perplexity,
+            "wps": (self.counts["tokens"] - before["tokens"]) / seconds,
+            "ups": (self.counts["updates"] - before["updates"]) / seconds,
+            "wpb": tokens / updates,
+            "bsz": sentences / updates,
+            "gnorm": norm,
+            "clip": 100 * clipped / updates,
+            "oom": skipped,
+            "sample_size": samples / updates,
+        }
+
+    def _total(self) -> Tensor:
+        total = self.computing.sum(self.sums.clone())
+        total[3:] /= self.computing.world_size
+        return total
+
+    def state_dict(self) -> dict:
+        """Return the sums over all processes, as plain values."""
+        return {"sums": self._total().tolist(), "counts": self.counts}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`."""
+        sums = self.sums.new_tensor(state["sums"])
+        if not self.computing.is_main:
+            sums[:3] = 0
+        self.sums, self.counts = sums, dict(state["counts"])
+
+
+class Trainer:
+    """A model and all that changes as it is trained.
+
+    Args:
+        model: on the device already.
+        smoothing: share of label smoothing.
+        clip_norm: largest gradient norm; 0 or less for any.
+        seed: of dropout, together with the number of the update and the process.
+
+    Attributes:
+        updates: made so far.
+        meter: sums over the present epoch; replace it by a new one for the next.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        optimization: Optimization,
+        schedule: Schedule,
+        computing: Computing,
+        *,
+        smoothing: float = 0.0,
+        clip_norm: float = 0.0,
+        seed: int = 0,
+    ):
+        self.model, self.schedule, self.computing = model, schedule, computing
+        self.optimizer, self.decay = optimization.optimizer, optimization.decay
+        self.smoothing, self.clip_norm, self.seed = smoothing, clip_norm, seed
+        # Not `computing.wrap`: gradients are summed over processes, not averaged, and shares may be empty.
+        self._network = torch.compile(model, dynamic=True) if computing.compile else model
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.updates = 0
+        self.meter = Meter(computing)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return self.schedule.rate
+
+    def step(self, batches: Sequence[Batch], *, tokens: int, sentences: int, samples: int) -> None:
+        """Make one update from this process's share of the batches of all processes, which may be none.
+
+        The gradient is that of the loss summed over all processes and divided by `samples`. Decay is added, then the
+        norm clipped. A batch that does not fit into memory is left out.
+
+        Args:
+            tokens, sentences: of the batches of all processes.
+            samples: what the gradient is divided by: one of the two.
+        """
+        self._network.train()
+        # Every update has random numbers of its own, so that a continued run needs no generator's state.
+        place = self.updates * self.computing.world_size + self.computing.rank
+        torch.manual_seed(((self.seed << 32) + place) % 2**63)
+        self.optimizer.zero_grad()
+        sums = self.meter.sums.new_zeros(5)
+        for batch in batches:
+            try:
+                sums[:2] += self._backward(batch, samples)
+            except torch.OutOfMemoryError:
+                sums[2] += 1
+                self.optimizer.zero_grad()  # a half-finished backward pass, and the batches before it
+        if self.computing.world_size > 1:
+            self._sum_gradients()
+        elif self._parameters[0].grad is None:  # no batch fitted into memory
+            self.meter.sums += sums
+            return
+        self.computing.scaler.unscale_(self.optimizer)
+        self.decay.add_gradients()
+        norm = get_total_norm([p.grad for p in self._parameters])
+        if self.clip_norm > 0:
+            sums[4] = norm > self.clip_norm
+            clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
+        # A scaler makes no update where its scale was too large, so such a norm means nothing.
+        sums[3] = norm.nan_to_num(0, 0) if self.computing.scaler.is_enabled() else norm
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.computing.scaler.step(self.optimizer)
+        self.computing.scaler.update()
+        self.updates += 1
+        self.schedule.after_update(self.updates)
+        self.meter.add(sums, tokens=tokens, sentences=sentences, samples=samples)
+        if self.updates % _READ_EVERY == 0:
+            self.meter.read(f"update {self.updates}")
+
+    def _backward(self, batch: Batch, samples: int) -> Tensor:
+        """Add the gradient of the loss over `samples`; return (loss, negative log-likelihood), summed."""
+        loss, nll = self._losses(batch)
+        self.computing.scaler.scale(loss / samples).backward()
+        return torch.stack([loss.detach(), nll])
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        positions = batch.target.flatten().ne(PAD).nonzero()[:, 0]  # found before the move: a GPU would have to wait
+        gold = batch.target.flatten()[positions]
+        device = self.computing.device
+        inputs = (t.to(device, non_blocking=True) for t in (batch.source, batch.decoder_input, positions))
+        with self.computing.autocast():
+            logits = self._network(*inputs)
+        return label_smoothed_cross_entropy(logits, gold.to(device, non_blocking=True), self.smoothing)
+
+    def _sum_gradients(self) -> None:
+        """Sum the gradients over all processes, in one message."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        for p, part in zip(self._parameters, flat.split([g.numel() for g in gradients])):
+            p.grad = part.view_as(p)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch], tokens: int, samples: int) -> Loss:
+        """Return the averages over the batches of all processes, without dropout.
+
+        Args:
+            batches: this process's share.
+            tokens, samples: of all, the latter what the loss is divided by.
+        """
+        self._network.eval()
+        sums = self.meter.sums.new_zeros(2)
+        for batch in batches:
+            sums += torch.stack(self._losses(batch))
+        loss, nll = self.computing.sum(sums).tolist()
+        return Loss(loss / samples / math.log(2), nll / tokens / math.log(2))

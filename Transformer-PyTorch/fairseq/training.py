@@ -1,0 +1,332 @@
+"""A training run: epochs, validation, checkpoints, results."""
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+
+from lab import checkpoint
+from lab.cli import UserError
+from lab.devices import Computing
+from lab.record import Record, find_checkpoint, is_in, open_folder, plain
+
+from . import checkpoint as translation_checkpoint
+from . import optimization, schedule
+from .batches import Batch, collate, epoch_batches, evaluation_batches, shard
+from .corpus import Corpus, find_languages, load_dictionaries, load_split
+from .diagnostics import diagnostics
+from .dictionary import Dictionary
+from .log import Log
+from .trainer import Loss, Meter, Trainer
+from .transformer import TransformerConfig, build_model, dense_parameter_count
+
+LAST, BEST, AVERAGE = "checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_avg.pt"
+FILES = ("checkpoint*.pt",)
+
+# What may differ between the parts of a run: how long it is, what it shows and keeps, where it runs.
+_FREE = ("max_epoch", "max_update", "data", "device_id", "cpu", "dump", "log_interval", "log_format", "no_progress_bar")
+_FREE += ("save_interval", "no_epoch_checkpoints", "average_last", "no_save", "distributed_world_size")
+
+
+class Data(NamedTuple):
+    """What a run trains and validates on."""
+
+    languages: tuple[str, str]
+    dictionaries: tuple[Dictionary, Dictionary]
+    train: Corpus
+    valid: dict[str, Corpus]
+    """by the name of the subset; the first one drives schedule and checkpoints"""
+
+
+class Update(NamedTuple):
+    """The batches of one update."""
+
+    share: list[Batch]
+    """of this process"""
+    counts: dict[str, int]
+    """tokens, sentences and samples of all processes"""
+    end: int
+    """number of batches of the epoch that are done after this update"""
+
+
+def load_data(args: argparse.Namespace) -> Data:
+    """Return the data that the flags name.
+
+    Raises:
+        UserError: if they are missing or damaged.
+    """
+    languages = find_languages(args.data, args.source_lang, args.target_lang)
+    dictionaries = load_dictionaries(args.data, *languages)
+    subsets = [args.train_subset, *args.valid_subset.split(",")]
+    train, *valid = (load_split(args.data, subset, *languages, dictionaries) for subset in subsets)
+    return Data(languages, dictionaries, train, dict(zip(subsets[1:], valid)))
+
+
+def train(args: argparse.Namespace, config: TransformerConfig, computing: Computing) -> None:
+    """Train a model, or go on with a run, and leave its files in `--save-dir`.
+
+    All that can be wrong with the flags and data is found before anything is written.
+
+    Raises:
+        UserError: for a mistake of the user's.
+        RunError: if the loss is not finite.
+    """
+    data = load_data(args)
+    model = computing.place(build_model(config, *map(len, data.dictionaries)))
+    steps = optimization.build(args, model)
+    smoothing, clip = args.label_smoothing, args.clip_norm
+    trainer = Trainer(model, steps, schedule.build(args), computing, smoothing=smoothing, clip_norm=clip, seed=args.seed)
+    folder, source, state = args.save_dir, None, {}
+    request = "" if args.overwrite and args.resume == "auto" else args.resume
+    source = computing.on_main(lambda: find_checkpoint(args, folder, LAST, FILES, request, _FREE))
+    if source:
+        state = translation_checkpoint.load(source, computing.device)
+        translation_checkpoint.check_dictionaries(state, data.dictionaries, source)
+        checkpoint.restore_training(state, model, steps.optimizer, computing, source)
+    run = Run(args, config, data, trainer, state)
+    run.check_batches()
+    computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
+    record = Record(folder, computing.is_main, run.epoch if state else 0, state.get("seconds", 0.0))
+    for line in [*run.describe(), *steps.description, *([f"| continuing {source}"] if source else [])]:
+        record.line(line)
+    run.start(record)
+    record.close()
+
+
+class Run:
+    """A run in progress.
+
+    Attributes:
+        epoch: present one, counted from 1.
+        offset: batches of it that are done.
+        best: the epoch with the lowest validation loss: its number, `loss` and `nll_loss`. Empty before the first.
+        metrics: diagnostics of the present epoch.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, config: TransformerConfig, data: Data, trainer: Trainer, state: dict
+    ):
+        self.args, self.config, self.data, self.trainer = args, config, data, trainer
+        self.computing: Computing = trainer.computing
+        self.folder: Path = args.save_dir
+        self.limits = tuple(
+            min(limit, most)
+            for limit, most in (
+                (args.max_source_positions, config.max_source_length),
+                (args.max_target_positions, config.max_target_length),
+            )
+        )
+        self.epoch, self.offset = state.get("epoch", 1), state.get("offset", 0)
+        self.best: dict = state.get("best", {})
+        self.metrics: dict = state.get("metrics", {})
+        trainer.updates = state.get("updates", 0)
+        trainer.schedule.load_state_dict(state.get("schedule", {}))
+        if self.epoch > 1:
+            trainer.schedule.after_epoch(self.epoch - 1, None)
+        if trainer.updates:
+            trainer.schedule.after_update(trainer.updates)
+        if "meter" in state:
+            trainer.meter.load_state_dict(state["meter"])
+
+    # -- batches -----------------------------------------------------------------------------------------------------
+
+    def check_batches(self) -> None:
+        """Raise UserError if there is nothing to train on, or validation data that do not fit the model."""
+        self._batches()
+        for corpus in self.data.valid.values():
+            if not self._evaluation_batches(corpus):
+                raise UserError("there is nothing to validate on")
+
+    def _batches(self) -> list[numpy.ndarray]:
+        args = self.args
+        return epoch_batches(
+            self.data.train,
+            seed=args.seed,
+            epoch=self.epoch,
+            sample=args.sample_without_replacement,
+            curriculum=args.curriculum,
+            max_tokens=args.max_tokens,
+            max_sentences=args.max_sentences,
+            max_positions=self.limits,
+        )
+
+    def _evaluation_batches(self, corpus: Corpus) -> list[numpy.ndarray]:
+        return evaluation_batches(
+            corpus,
+            max_tokens=self.args.max_tokens,
+            max_sentences=self.args.max_sentences_valid or self.args.max_sentences,
+            max_positions=self.limits,
+            longest_first=True,
+            skip_invalid=self.args.skip_invalid_size_inputs_valid_test,
+        )
+
+    def _updates(self, batches: list[numpy.ndarray]) -> Iterator[Update]:
+        """Yield the rest of an epoch. An update takes `update_freq` successive batches for every process."""
+        corpus, computing = self.data.train, self.computing
+        size = self.args.update_freq * computing.world_size
+        for begin in range(self.offset, len(batches), size):
+            chunk = batches[begin : begin + size]
+            share = [collate(corpus, ids) for ids in shard(chunk, computing.rank, computing.world_size) if len(ids)]
+            yield Update(share, self._counts(corpus, chunk), begin + len(chunk))
+
+    def _counts(self, corpus: Corpus, batches: list[numpy.ndarray]) -> dict[str, int]:
+        ids = numpy.concatenate(batches)
+        tokens, sentences = int(corpus.target_sizes[ids].sum()), len(ids)
+        return {"tokens": tokens, "sentences": sentences, "samples": sentences if self.args.sentence_avg else tokens}
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def start(self, record: Record) -> None:
+        """Train to the end and write the results."""
+        self.record = record
+        self.log = Log(record, "simple" if self.args.no_progress_bar else self.args.log_format, self.args.log_interval)
+        valid = None
+        while not self._is_over():
+            valid = self._train_epoch()
+        if self.args.average_last and self.computing.is_main:
+            paths = self._last_epochs()
+            checkpoint.save(self.folder / AVERAGE, translation_checkpoint.average(paths))
+            record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
+        record.line(f"| done training in {record.seconds:.1f} seconds")
+        record.results(self._results(valid or self._validate()))
+
+    def _is_over(self) -> bool:
+        args, trainer = self.args, self.trainer
+        slow = trainer.updates and trainer.lr <= args.min_lr and not trainer.schedule.is_warming_up(trainer.updates)
+        return bool(0 < args.max_update <= trainer.updates or 0 < args.max_epoch < self.epoch or slow)
+
+    def _train_epoch(self) -> dict[str, Loss] | None:
+        """Train to the end of the epoch or of the run; return the losses if this ended with a validation."""
+        args, trainer, epoch = self.args, self.trainer, self.epoch
+        batches = self._batches()
+        if not self.offset:
+            trainer.meter = Meter(self.computing)
+            self.metrics = {} if args.no_diagnostics else diagnostics(trainer.model)
+            self.metrics["hyper/lr"] = trainer.lr
+        total = math.ceil((len(batches) - self.offset) / (args.update_freq * self.computing.world_size))
+        for update in self.log.follow(self._updates(batches), total, epoch):
+            trainer.step(update.share, **update.counts)
+            self.offset = update.end
+            if self.log.wants(update.end):
+                self.log.within(epoch, update.end, len(batches), self._averages())
+            if args.save_interval > 0 and trainer.updates % args.save_interval == 0:
+                trainer.meter.read(f"epoch {epoch}")
+                self._save([] if args.no_epoch_checkpoints else [f"checkpoint{epoch}_{update.end}.pt"])
+            if trainer.updates == args.max_update:
+                break
+        averages = self._averages()
+        self.log.after(epoch, averages)
+        complete = self.offset >= len(batches)
+        valid = self._validate() if epoch % args.validate_interval == 0 else None
+        if complete:
+            first = next(iter(valid.values())).loss if valid else None
+            trainer.schedule.after_epoch(epoch, first)
+            self.epoch, self.offset = epoch + 1, 0
+        valid = self._validate() if valid is None and self._is_over() else valid
+        scalars = self.metrics | {"train/loss": averages["loss"], "train/nll_loss": averages["nll_loss"]}
+        for subset, loss in (valid or {}).items():
+            scalars |= {f"{subset}/loss": loss.loss, f"{subset}/nll_loss": loss.nll}
+            values = {"valid_loss": loss.loss, "valid_nll_loss": loss.nll, "valid_ppl": loss.perplexity}
+            self.log.after(epoch, {**values, "num_updates": trainer.updates}, subset)
+        self.record.scalars(scalars, epoch)
+        if valid:
+            self._keep(epoch, next(iter(valid.values())))
+        return valid
+
+    def _averages(self) -> dict[str, float]:
+        averages = self.trainer.meter.read(f"epoch {self.epoch}")
+        return {**averages, "num_updates": self.trainer.updates, "lr": self.trainer.lr}
+
+    def _validate(self) -> dict[str, Loss]:
+        losses = {}
+        computing = self.computing
+        for subset, corpus in self.data.valid.items():
+            batches = self._evaluation_batches(corpus)
+            counts = self._counts(corpus, batches)
+            share = (collate(corpus, ids) for ids in batches[computing.rank :: computing.world_size])
+            losses[subset] = self.trainer.evaluate(share, counts["tokens"], counts["samples"])
+        return losses
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _keep(self, epoch: int, valid: Loss) -> None:
+        """Save what an epoch has led to."""
+        names = []
+        if not self.best or valid.loss < self.best["loss"]:
+            self.best = {"epoch": epoch, "loss": valid.loss, "nll_loss": valid.nll}
+            names.append(BEST)
+        if self.args.average_last or not self.args.no_epoch_checkpoints:
+            names.append(f"checkpoint{epoch}.pt")
+        self._save(names)
+        if self.args.average_last and self.args.no_epoch_checkpoints and self.computing.is_main:
+            for path in set(self._epochs()) - set(self._last_epochs()):
+                path.unlink()
+
+    def _epochs(self) -> list[Path]:
+        """Return the checkpoints of epochs, in order."""
+        numbers = (path.stem.removeprefix("checkpoint") for path in self.folder.glob("checkpoint*.pt"))
+        return [self.folder / f"checkpoint{n}.pt" for n in sorted(int(n) for n in numbers if n.isdecimal())]
+
+    def _last_epochs(self) -> list[Path]:
+        return self._epochs()[-self.args.average_last :]
+
+    def _save(self, names: list[str]) -> None:
+        """Write checkpoints, `LAST` after all others, so that an interruption repeats what led to them."""
+        meter = self.trainer.meter.state_dict()  # all processes take part
+        if self.args.no_save or not self.computing.is_main:
+            return
+        state = checkpoint.training_state(
+            self.trainer.model,
+            self.trainer.optimizer,
+            self.computing,
+            **translation_checkpoint.identity(self.config, self.data.languages, self.data.dictionaries),
+            args=plain(self.args),
+            updates=self.trainer.updates,
+            epoch=self.epoch,
+            offset=self.offset,
+            schedule=self.trainer.schedule.state_dict(),
+            best=self.best,
+            metrics=self.metrics,
+            meter=meter,
+            seconds=self.record.seconds,
+        )
+        for name in [*names, LAST]:
+            checkpoint.save(self.folder / name, state)
+
+    def describe(self) -> list[str]:
+        """Return lines about the data, the model and how it is trained."""
+        args, data, computing = self.args, self.data, self.computing
+        lines = [f"| [{lang}] dictionary: {len(d)} types" for lang, d in zip(data.languages, data.dictionaries)]
+        for subset, corpus in [(args.train_subset, data.train), *data.valid.items()]:
+            lines.append(f"| {args.data} {subset} {len(corpus)} examples")
+        original, parameters = self._parameter_counts()
+        ratio = f" ({parameters / original:.5f} of {original} dense)" if parameters != original else ""
+        return [
+            *lines,
+            f"| model {args.arch}, criterion {args.criterion}",
+            f"| num. model params: {parameters}{ratio}",
+            f"| training on {computing.device.type.upper()}, {computing.world_size} processes",
+            f"| max tokens per process = {args.max_tokens} and max sentences per process = {args.max_sentences}",
+        ]
+
+    def _parameter_counts(self) -> tuple[int, int]:
+        """Return the number of parameters of the dense model, and of this one."""
+        original = dense_parameter_count(self.config, *map(len, self.data.dictionaries))
+        return original, sum(p.numel() for p in self.trainer.model.parameters())
+
+    def _results(self, valid: dict[str, Loss]) -> dict:
+        original, parameters = self._parameter_counts()
+        final = next(iter(valid.values()))
+        best = self.best or {"epoch": self.epoch, "loss": final.loss, "nll_loss": final.nll}
+        return {
+            "final validation loss": final.nll,
+            "best validation loss": best["nll_loss"],
+            "best epoch": best["epoch"],
+            "updates": self.trainer.updates,
+            "original parameter count": original,
+            "compressed parameter count": parameters,
+            "compression ratio": parameters / original,
+        }
