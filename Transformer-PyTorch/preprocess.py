@@ -8,6 +8,7 @@ reads text/train.de, text/train.en and so on: UTF-8, a sentence per line, words 
 import argparse
 from pathlib import Path
 
+from fairseq import indexed
 from fairseq.binarize import Settings, binarize
 
 from lab.cli import Parser, UserError, number, run
@@ -18,44 +19,24 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-s", "--source-lang", required=True, metavar="LANG", help="language to translate from")
     parser.add_argument("-t", "--target-lang", required=True, metavar="LANG", help="language to translate into")
-    group = parser.add_argument_group("text: the beginnings of file names, which go on with .LANG")
-    group.add_argument("--trainpref", metavar="P", help="training text, whose words the dictionaries get")
-    group.add_argument("--validpref", metavar="P,...", help="validation texts; they become valid, valid1, ...")
-    group.add_argument("--testpref", metavar="P,...", help="test texts; they become test, test1, ...")
-    group.add_argument("--only-source", action="store_true", help="there are no translations")
-    group.add_argument(
-        "--alignfile", type=Path, metavar="FILE", help="links i-j of the words of each training pair; gives a lexicon"
-    )
-    group = parser.add_argument_group("dictionaries")
+    # fmt: off
+    add = parser.add_argument_group("text: beginnings of file names, which go on with .LANG").add_argument
+    add("--trainpref", metavar="P", help="training text; its words make the dictionaries")
+    add("--validpref", metavar="P,...", help="validation texts; they become valid, valid1, ...")
+    add("--testpref", metavar="P,...", help="test texts; they become test, test1, ...")
+    add("--only-source", action="store_true", help="there are no translations")
+    add("--alignfile", type=Path, metavar="FILE", help="links i-j of the words of each training pair; gives a lexicon, alignment.SRC-TGT.txt")  # noqa: E501
+    add = parser.add_argument_group("dictionaries").add_argument
     for side, name in (("src", "source"), ("tgt", "target")):
-        group.add_argument(
-            f"--threshold{side}",
-            type=number(int, least=0),
-            default=0,
-            metavar="N",
-            help=f"drop {name} words seen less often",
-        )
-        group.add_argument(
-            f"--nwords{side}",
-            type=number(int, least=-1),
-            default=-1,
-            metavar="N",
-            help=f"keep the N most frequent {name} words; -1: all",
-        )
-        group.add_argument(f"--{side}dict", type=Path, metavar="FILE", help=f"use this {name} dictionary")
-    group.add_argument("--joined-dictionary", action="store_true", help="one dictionary, of the words of both languages")
-    group = parser.add_argument_group("output")
-    group.add_argument("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="default: %(default)s")
-    group.add_argument(
-        "--output-format", choices=["binary", "raw"], default="binary", help="raw copies the text (default: %(default)s)"
-    )
-    group.add_argument(
-        "--dataset-impl",
-        choices=["mmap", "legacy"],
-        default="mmap",
-        help="binary format: mmap is half as large and what fairseq writes today, legacy is what its versions up to 2018 "
-        "read; train.py reads both (default: %(default)s)",
-    )
+        add(f"--threshold{side}", type=number(int, least=0), default=0, metavar="N", help=f"leave out {name} words seen less often (default 0)")  # noqa: E501
+        add(f"--nwords{side}", type=number(int, least=-1), default=-1, metavar="N", help=f"keep the N most frequent {name} words (default -1: all)")  # noqa: E501
+        add(f"--{side}dict", type=Path, metavar="FILE", help=f"use this {name} dictionary")
+    add("--joined-dictionary", action="store_true", help="one dictionary of the words of both languages")
+    add = parser.add_argument_group("output").add_argument
+    add("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="folder for the data (default %(default)s)")
+    add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies the text (default %(default)s)")
+    add("--dataset-impl", choices=indexed.FORMATS, default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both (default %(default)s)")  # noqa: E501
+    # fmt: on
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Making the parallel texts of the experiments: fetched, tokenized, cleaned, split, cut into subwords, numbered."""
