@@ -1,7 +1,6 @@
 """BLEU of translations: of the tokens as they are, and below it sacreBLEU's of the detokenized text.
 
-    python score.py --sys translations.txt --ref references.txt
-    ... | python score.py --ref references.txt
+For example: python score.py --sys translations.txt --ref references.txt
 """
 
 import sys

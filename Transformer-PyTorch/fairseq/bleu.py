@@ -61,7 +61,8 @@ def sacre_bleu(system: Sequence[str], references: Sequence[str], ignore_case: bo
     Raises:
         UserError: if there are not as many references as translations, or none.
     """
-    return _score(BLEU(ignore_case, force=True), system, references)  # force: no advice about text with spaced full stops
+    metric = BLEU(ignore_case, force=True)  # force: no advice about text that looks tokenized
+    return _score(metric, system, references)
 
 
 def sacre_line(score: Score) -> str:

@@ -70,14 +70,14 @@ def load_model(
     dictionaries = (source_dictionary, target_dictionary)
     check_dictionaries(state, dictionaries, path)
     config = TransformerConfig(**state["config"])
-    # Neither drawn nor decomposed, as the weights are about to be replaced.
+    # Not decomposed, as the weights are about to be replaced. Drawing them takes less time than importing what PyTorch
+    # needs to draw on the meta device.
     shape = dataclasses.replace(config, spectral=False, spectral_quekey=False, spectral_outval=False)
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         model = build_model(shape, *map(len, dictionaries))
     model.config = config
-    model.to_empty(device=device)
     checkpoint.load_weights(model, state, path)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def average(paths: Sequence[Path]) -> dict:

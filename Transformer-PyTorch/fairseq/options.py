@@ -97,10 +97,10 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add("--path", type=Path, action="append", required=True, metavar="FILE", help="checkpoint; given several times, the models' probabilities are averaged")  # noqa: E501
     add("--beam", type=POSITIVE, default=5, metavar="N", help="hypotheses kept for each sentence (default 5)")
     add("--nbest", type=POSITIVE, default=1, metavar="N", help="hypotheses printed for each sentence (default 1)")
-    add("--max-len-a", type=REAL, default=0.0, metavar="A", help="a translation has at most A * source length + B words")
+    add("--max-len-a", type=REAL, default=0.0, metavar="A", help="a translation has at most A * source length + B words")  # noqa: E501
     add("--max-len-b", type=COUNT, default=200, metavar="B", help="(default 0 * source length + 200)")
-    add("--remove-bpe", nargs="?", const="@@ ", metavar="MARK", help="join subwords before printing and scoring (MARK: '@@ ')")
-    add("--no-early-stop", action="store_true", help="search on after N hypotheses have ended, until none can be better")
+    add("--remove-bpe", nargs="?", const="@@ ", metavar="MARK", help="join subwords before printing and scoring (MARK: '@@ ')")  # noqa: E501
+    add("--no-early-stop", action="store_true", help="search on after N hypotheses have ended, until none can be better")  # noqa: E501
     add("--unnormalized", action="store_true", help="do not divide scores by the length")
     add("--lenpen", type=REAL, default=1.0, metavar="P", help="divide scores by length ** P (default 1)")
     add("--unkpen", type=number(float), default=0.0, metavar="C", help="subtract C from the score of an unknown word")

@@ -100,8 +100,8 @@ class _Growing:
     def start(cls, limit: Tensor, need_alignment: bool) -> "_Growing":
         """Return one empty hypothesis for each sentence."""
         words = torch.full((len(limit), 1, 1), EOS, device=limit.device)
-        aligned = words[:, :, :0] if need_alignment else None
-        return cls(torch.arange(len(limit), device=limit.device), limit, words, torch.zeros_like(words, dtype=torch.float), aligned)
+        sentence, totals = torch.arange(len(limit), device=limit.device), torch.zeros_like(words, dtype=torch.float)
+        return cls(sentence, limit, words, totals, words[:, :, :0] if need_alignment else None)
 
     def extended(self, chosen: "_Candidates", keep: Tensor) -> "_Growing":
         """Return the chosen (b, k) continuations, of the sentences `keep` alone."""
@@ -260,8 +260,9 @@ class _Ended:
 
         parent = candidates.parents[row, column]
         totals = torch.cat([growing.totals[row, parent], candidates.totals[row, column, None]], 1)
+        words = growing.words[row, parent, 1:]
         aligned = None if growing.aligned is None else growing.aligned[row, parent]
-        self.records.append((sentence[row], scores[row, column], growing.words[row, parent, 1:], totals.diff(), aligned))
+        self.records.append((sentence[row], scores[row, column], words, totals.diff(), aligned))
 
     def is_done(self, growing: _Growing, totals: Tensor) -> Tensor:
         """Return (b,): whether no hypothesis goes on, given their `totals` (b, k), or none that could be kept."""

@@ -1,4 +1,4 @@
-"""Models whose probabilities are known, with the interface of `fairseq.search`, and the search once more for one sentence.
+"""Models whose probabilities are known, as `fairseq.search` takes them, and the search once more for one sentence.
 
 The words are numbered as in a dictionary: 0 placeholder, 1 padding, 2 end of sentence, 3 unknown, 4 and up words.
 """

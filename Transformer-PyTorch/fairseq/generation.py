@@ -1,0 +1,158 @@
+"""What generate.py and interactive.py have in common: translating a batch, and the text of what comes out."""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lab.cli import RunError, UserError
+from lab.devices import Computing
+
+from .batches import Batch
+from .checkpoint import load_model
+from .dictionary import Dictionary
+from .search import Hypothesis, SearchSettings, average, search
+from .text import join_subwords, read_lines
+from .transformer import Transformer
+
+
+@dataclass
+class Translator:
+    """Models that translate together, and how they search.
+
+    `seconds` is what translating has taken so far.
+    """
+
+    models: Sequence[Transformer]
+    settings: SearchSettings
+    computing: Computing
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    """A translation has at most a * (words of the source, end counted) + b words."""
+    prefix_size: int = 0
+    """Words of the reference that every translation starts with."""
+    need_alignment: bool = False
+    generator: torch.Generator | None = None
+    seconds: float = field(default=0.0, init=False)
+
+    @classmethod
+    def load(
+        cls, args: argparse.Namespace, dictionaries: tuple[Dictionary, Dictionary], computing: Computing, **options
+    ) -> "Translator":
+        """Return the translator that the flags of `options.add_generation_flags` ask for; `options` are other fields.
+
+        Raises:
+            UserError: if a checkpoint cannot be used, or has another rank scale than the flags say.
+        """
+        models = [load_model(path, *dictionaries, computing.device) for path in args.path]
+        for path, model in zip(args.path, models):
+            found, wanted = model.config.rank_scale, args.rank_scale
+            if wanted is not None and (found or 1.0) != (wanted or 1.0):  # 0 and 1 are both dense
+                raise UserError(f"{path} has rank scale {found}, not {wanted}; --rank-scale can be left out")
+        settings = SearchSettings(
+            beam=args.beam if args.sampling else min(args.beam, len(dictionaries[1]) - 1),
+            early_stop=not args.no_early_stop,
+            normalize=not args.unnormalized,
+            lenpen=args.lenpen,
+            unkpen=args.unkpen,
+            sampling=args.sampling,
+        )
+        generator = torch.Generator(computing.device).manual_seed(args.seed)
+        limits = {"max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
+        return cls(models, settings, computing, generator=generator, **limits, **options)
+
+    @property
+    def max_positions(self) -> tuple[int, int]:
+        """The longest source and target that all models can take, ends counted."""
+        configs = [model.config for model in self.models]
+        return min(c.max_source_length for c in configs), min(c.max_target_length for c in configs)
+
+    def translate(self, batch: Batch) -> list[list[Hypothesis]]:
+        """Return the hypotheses for each sentence of the batch, best first.
+
+        Raises:
+            RunError: if the models' outputs are not numbers.
+        """
+        lengths = batch.source.ne(Dictionary.pad).sum(1).tolist()
+        longest = self.max_positions[1] - 1
+        limit = torch.tensor([min(int(self.max_len_a * length + self.max_len_b), longest) for length in lengths])
+        found = self._timed(
+            search,
+            self.models,
+            batch.source,
+            limit.to(batch.source.device),
+            self.settings,
+            prefix=batch.target[:, : self.prefix_size] if self.prefix_size else None,
+            need_alignment=self.need_alignment,
+            generator=self.generator,
+        )
+        if not all(found):
+            raise RunError("no translation has a probability: the model's outputs are not numbers (nan)")
+        return found
+
+    def score_references(self, batch: Batch) -> list[list[Hypothesis]]:
+        """Return the reference of each sentence as its only hypothesis; the score is the mean log-probability."""
+        return self._timed(self._score_references, batch)
+
+    @torch.inference_mode()
+    def _score_references(self, batch: Batch) -> list[list[Hypothesis]]:
+        keep = batch.target.ne(Dictionary.pad)
+        logits = [model(batch.source, batch.decoder_input, keep) for model in self.models]
+        words = batch.target[keep]
+        log_probs = average([each.log_softmax(-1) for each in logits]).gather(1, words[:, None])[:, 0]
+        sizes = keep.sum(1).tolist()
+        rows = zip(words.split(sizes), log_probs.split(sizes))
+        return [[Hypothesis(each.tolist(), scores.mean().item(), scores.tolist())] for each, scores in rows]
+
+    def _timed(self, call, *args, **options):
+        start = time.perf_counter()
+        with self.computing.autocast():
+            result = call(*args, **options)  # lists, so a GPU has finished
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How numbers of words become text."""
+
+    dictionary: Dictionary
+    remove_bpe: str | None = None
+    """The mark of a subword that goes on."""
+    lexicon: Mapping[str, str] | None = None
+    """If not None, unknown words become what this has for the source word they are aligned with, or that word."""
+
+    def text(self, hypothesis: Hypothesis, source: Sequence[str] = ()) -> str:
+        """Return the text of a hypothesis about the words `source`."""
+        words = [self.dictionary[number] for number in hypothesis.words[:-1]]
+        if self.lexicon is not None and hypothesis.alignment is not None:
+            for place, position in enumerate(hypothesis.alignment[:-1]):
+                # the end of the source is no word
+                if hypothesis.words[place] == Dictionary.unk and position < len(source):
+                    words[place] = self.lexicon.get(source[position], source[position])
+        return join_subwords(" ".join(words), self.remove_bpe)
+
+
+def read_lexicon(replace_unk: Path | bool | None) -> dict[str, str] | None:
+    """Return the dictionary that `--replace-unk` names, an empty one if it names none, or None without the flag.
+
+    Raises:
+        UserError: if the file is missing, or a line has no two words.
+    """
+    if replace_unk is None:
+        return None
+    lexicon: dict[str, str] = {}
+    for number, line in enumerate(read_lines(replace_unk) if isinstance(replace_unk, Path) else (), 1):
+        words = line.split()
+        if len(words) < 2:
+            raise UserError(f"{replace_unk}, line {number}: must be a source and a target word, not {line[:40]!r}")
+        lexicon[words[0]] = words[1]
+    return lexicon
+
+
+def alignment_text(hypothesis: Hypothesis) -> str:
+    """Return the alignment as printed: for every word the position of a source word, from 0."""
+    return " ".join(map(str, hypothesis.alignment or ()))
