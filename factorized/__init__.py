@@ -27,6 +27,7 @@ from .metrics import (
     nuclear_norm_bound,
 )
 from .modules import factorized_modules
+from .packing import Packing
 from .report import report
 from .spectral import batch_spectral_init, spectral_init
 from .tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
@@ -42,6 +43,7 @@ __all__ = [
     "FactorizedLinear",
     "FrobeniusDecay",
     "OutputValue",
+    "Packing",
     "QueryKey",
     "RankScale",
     "TensorConv2d",

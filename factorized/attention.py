@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packing import Packing
 from .spectral import batch_spectral_init
 
 
@@ -134,24 +135,28 @@ class FactorizedAttention(nn.Module):
         mask: Tensor | None = None,
         is_causal: bool = False,
         cache: "AttentionCache | None" = None,
+        packing: Packing | None = None,
         need_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the output, shape (B, T, d); with `need_weights` also the weights, shape (B, heads, T, S).
+        """Return the output, shaped like x; with `need_weights` also the weights, shape (B, heads, T, S).
 
         Args:
-            x: queries, shape (B, T, d).
+            x: queries, shape (B, T, d); with a `packing`, its real positions only, (N, d).
             memory: what is attended to, shape (B, S, d), or its `keys_values`; None for `x` itself.
             mask: boolean, broadcastable to (B, heads, T, S), True where a query may attend to a key. A query that may
                 attend to none has no defined output.
             is_causal: let a position attend to itself and those before; not together with `mask`.
             cache: in self-attention, keys and values of earlier steps, to which those of `x` are appended.
+            packing: tells where the rows of a packed `x` belong. In self-attention `mask` or causality must hide padding
+                from all others.
         """
         if memory is None:
-            query, key, value = self._project(x, self.query_key.query, self.query_key.key, self.output_value.value)
+            matrices = self.query_key.query, self.query_key.key, self.output_value.value
+            query, key, value = self._project(x, *matrices, packing=packing)
             if cache is not None:
                 key, value = cache.append(key, value)
         else:
-            (query,) = self._project(x, self.query_key.query)
+            (query,) = self._project(x, self.query_key.query, packing=packing)
             key, value = memory if isinstance(memory, tuple) else self.keys_values(memory)
         weights = None
         if need_weights:
@@ -160,14 +165,18 @@ class FactorizedAttention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             heads = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal)
-        output = F.linear(heads.transpose(1, 2).flatten(2), self.output_value.output)
+        heads = heads.transpose(1, 2).flatten(2)
+        output = F.linear(heads if packing is None else packing.pack(heads), self.output_value.output)
         return (output, weights) if need_weights else output
 
-    def _project(self, x: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, *matrices: Tensor, packing: Packing | None = None) -> tuple[Tensor, ...]:
         """Return `x W^T` for every matrix (heads * h, d), split into heads: (B, heads, T, h). One product for all."""
         stacked = torch.cat(matrices) if len(matrices) > 1 else matrices[0]
-        projected = F.linear(x, stacked).unflatten(-1, (len(matrices), self.num_heads, -1))
-        return tuple(part.transpose(1, 2) for part in projected.unbind(2))
+        projected = F.linear(x, stacked)
+        if packing is not None:
+            projected = packing.unpack(projected)
+        parts = projected.unflatten(-1, (len(matrices), self.num_heads, -1)).unbind(2)
+        return tuple(part.transpose(1, 2) for part in parts)
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

@@ -113,7 +113,7 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
 def _leading_gram_eigenvectors(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` largest eigenvalues, descending, and eigenvectors of `A^T A`, `A` in `batch (b, m, n)`.
 
-    All NaN where the Gram matrix overflows.
+    All NaN where the Gram matrix overflows or its eigenvalues are not found.
     """
     if batch.device.type == "cpu" and count <= _FEW * batch.shape[-1]:
         found = [_few_gram_eigenvectors(matrix.numpy(), count) for matrix in batch]
@@ -128,9 +128,14 @@ def _leading_gram_eigenvectors(batch: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def _few_gram_eigenvectors(matrix: numpy.ndarray, count: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Return eigenvalues (count,) in ascending order and eigenvectors (n, count) of `matrix^T matrix`."""
+    """Return eigenvalues (count,), ascending, and eigenvectors (n, count) of `matrix^T matrix`; NaN where it fails."""
     n = matrix.shape[1]
     lower_gram = scipy.linalg.get_blas_funcs("syrk", (matrix,))(1.0, matrix.T, lower=1)
     if not numpy.isfinite(lower_gram.diagonal()).all():
         return numpy.full(count, numpy.nan, matrix.dtype), numpy.zeros((n, count), matrix.dtype)
-    return scipy.linalg.eigh(lower_gram, subset_by_index=[n - count, n - 1], driver="evr", check_finite=False)
+    values, vectors = scipy.linalg.eigh(
+        lower_gram, subset_by_index=[n - count, n - 1], driver="evr", check_finite=False
+    )
+    if len(values) < count:  # the driver can lose some of many equal ones
+        return numpy.full(count, numpy.nan, matrix.dtype), numpy.zeros((n, count), matrix.dtype)
+    return values, vectors

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from factorized import Packing
+
+from .dropout import Dropout
+
 PAD = 1  # index of the padding symbol, and of the row of position tables that stands for it
 
 
@@ -46,15 +50,16 @@ class Embedder(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, embedding_dim, padding_idx=PAD)
         self.positions = positions
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Embed sentences (B, T): (B, T, d)."""
-        x = self.tokens(tokens)
+    def forward(self, tokens: Tensor, packing: Packing | None = None) -> Tensor:
+        """Embed sentences (B, T): (B, T, d), or the real positions only, (N, d)."""
+        pack = (lambda x: x) if packing is None else packing.pack
+        x = self.tokens(pack(tokens))
         if self.positions is not None:
             # The rows that occur are the first ones of the table, and the same for every sentence.
             rows = self.positions(torch.arange(tokens.shape[1] + PAD + 1, device=tokens.device))
-            x = x + F.embedding(position_rows(tokens), rows)
+            x = x + F.embedding(pack(position_rows(tokens)), rows)
         return self.dropout(x)
 
     def at(self, tokens: Tensor, position: int) -> Tensor:

@@ -11,9 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factorized import FactorizedAttention, FactorizedEmbedding, FactorizedLayer, factorize, factorized_modules
+from factorized import (
+    FactorizedAttention,
+    FactorizedEmbedding,
+    FactorizedLayer,
+    Packing,
+    factorize,
+    factorized_modules,
+)
 from factorized.attention import AttentionCache, OutputValue, QueryKey, head_width
 
+from .dropout import Dropout
 from .layer_norm import LayerNorm
 from .positions import PAD, Embedder, SinusoidalPositions
 
@@ -122,11 +130,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.hidden_size, config.filter_size, bias=False)
         self.outer = nn.Linear(config.filter_size, config.hidden_size, bias=False)
-        self.dropout = nn.Dropout(config.relu_dropout)
+        self.dropout = Dropout(config.relu_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d) to (..., d)."""
-        return self.outer(self.dropout(self.inner(x).relu()))
+        return self.outer(self.dropout(F.relu(self.inner(x), inplace=True)))
 
 
 def _attention(config: TransformerConfig) -> FactorizedAttention:
@@ -143,7 +151,7 @@ class EncoderLayer(nn.Module):
         self.self_attention = _attention(config)
         self.feed_forward_norm = LayerNorm(config.hidden_size)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map x (B, S, d); `mask` (B, 1, 1, S) is True at what may be attended to."""
@@ -162,7 +170,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = _attention(config)
         self.feed_forward_norm = LayerNorm(config.hidden_size)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -170,20 +178,21 @@ class DecoderLayer(nn.Module):
         memory: Tensor | tuple[Tensor, Tensor],
         memory_mask: Tensor | None,
         *,
+        packing: Packing | None = None,
         need_weights: bool = False,
         **self_attention,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the layer's output (B, T, d) and, if asked, its cross-attention weights (B, H, T, S).
 
         Args:
-            x: shape (B, T, d).
+            x: shape (B, T, d), or (N, d) with a `packing`.
             memory: the encoder's states, or `keys_values` of them.
             memory_mask: True at the states that may be attended to.
             self_attention: mask or cache of the self-attention.
         """
-        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), **self_attention))
+        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), packing=packing, **self_attention))
         attended = self.cross_attention(
-            self.cross_attention_norm(x), memory, mask=memory_mask, need_weights=need_weights
+            self.cross_attention_norm(x), memory, mask=memory_mask, packing=packing, need_weights=need_weights
         )
         attended, weights = attended if need_weights else (attended, None)
         x = x + self.dropout(attended)
@@ -320,8 +329,9 @@ class Transformer(nn.Module):
         Args:
             source: indices (B, S), padded on the left (or right).
             decoder_input: indices (B, T), the end symbol first, padded on the right.
-            keep: compute scores for these positions only, none of them padding: boolean (B, T), or their numbers (N,)
-                in the flattened batch, which neither a GPU nor a compiler has to wait for.
+            keep: compute only what the scores of these positions need: boolean (B, T), or their numbers (N,) in the
+                flattened batch, ascending, which neither a GPU nor a compiler has to wait for. The others count as
+                padding; they must come after all kept ones of their sentence.
 
         Returns:
             (B, T, target vocabulary), or (N, target vocabulary) for the N positions of `keep`, row by row.
@@ -335,14 +345,13 @@ class Transformer(nn.Module):
         if keep is None:
             real = decoder_input.ne(PAD)
             causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
-            self_attention = {"mask": causal & real[:, None, None]}
-        else:  # what comes after a sentence is hidden from it by causality
+            packing, self_attention = None, {"mask": causal & real[:, None, None]}
+        else:  # causality hides from a sentence what comes after it
+            packing = Packing.of(keep) if keep.dtype == torch.bool else Packing(keep, decoder_input.shape)
             self_attention = {"is_causal": True}
-        x = self.decoder.embedder(decoder_input)
+        x = self.decoder.embedder(decoder_input, packing)
         for layer in self.decoder.layers:
-            x, _ = layer(x, memory.states, memory_mask, **self_attention)
-        if keep is not None:
-            x = x[keep] if keep.dtype == torch.bool else x.flatten(0, 1).index_select(0, keep)
+            x, _ = layer(x, memory.states, memory_mask, packing=packing, **self_attention)
         return self.decoder.logits(x)
 
     def encode(self, source: Tensor) -> Memory:
