@@ -48,8 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     for name, prefixes in (("valid", args.validpref), ("test", args.testpref)):
         for position, prefix in enumerate(prefixes.split(",") if prefixes else []):
             splits[f"{name}{position or ''}"] = prefix
-    if not splits:
-        raise UserError("no text given: --trainpref, --validpref or --testpref")
     binarize(
         Settings(
             args.source_lang,
@@ -68,7 +66,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for flags that contradict each other."""
+    """Raise a `UserError` for flags that contradict each other, or are too few."""
+    if not (args.trainpref or args.validpref or args.testpref):
+        raise UserError("no text given: --trainpref, --validpref or --testpref")
     if args.source_lang == args.target_lang:
         raise UserError(f"--source-lang and --target-lang are both {args.source_lang}")
     if args.joined_dictionary and (args.srcdict or args.tgtdict):

@@ -103,7 +103,7 @@ def training_batches(
     order = order[numpy.argsort(corpus.source_sizes[order], kind="stable")]
     valid = _valid(corpus, max_positions)
     if not valid.any():
-        raise UserError(f"none of {len(corpus)} sentence pairs has 1 to {max_positions} words, ends counted")
+        raise UserError(f"no pair is left to train on: {_complaint(corpus, valid, max_positions)}")
     if not valid.all():
         warnings.warn(_complaint(corpus, valid, max_positions) + "; they are left out")
         order = order[valid[order]]
@@ -178,24 +178,22 @@ def shard(batches: list[numpy.ndarray], rank: int, world: int) -> list[numpy.nda
     return padded[rank::world]
 
 
-def _lengths(corpus: Corpus) -> numpy.ndarray:
-    """Return the longer side of each pair."""
-    sizes = corpus.source_sizes
-    return sizes if corpus.target is None else numpy.maximum(sizes, corpus.target_sizes)
+def _sides(corpus: Corpus) -> list[numpy.ndarray]:
+    """Return the sizes of the sides there are."""
+    return [corpus.source_sizes] if corpus.target is None else [corpus.source_sizes, corpus.target_sizes]
 
 
 def _valid(corpus: Corpus, max_positions: tuple[int, int]) -> numpy.ndarray:
     """Return which pairs have words on both sides and are not too long. The end of a sentence is no word."""
-    sides = [corpus.source_sizes] if corpus.target is None else [corpus.source_sizes, corpus.target_sizes]
-    return numpy.all([(sizes > 1) & (sizes <= most) for sizes, most in zip(sides, max_positions)], axis=0)
+    return numpy.all([(sizes > 1) & (sizes <= most) for sizes, most in zip(_sides(corpus), max_positions)], axis=0)
 
 
 def _complaint(corpus: Corpus, valid: numpy.ndarray, max_positions: tuple[int, int]) -> str:
     wrong = numpy.flatnonzero(~valid)
-    sizes = [sizes[wrong[0]] - 1 for sizes in (corpus.source_sizes, corpus.target_sizes) if sizes is not None]
+    sizes, limits = zip(*((f"{sizes[wrong[0]] - 1}", f"{most - 1}") for sizes, most in zip(_sides(corpus), max_positions)))
     return (
-        f"{len(wrong)} of {len(corpus)} sentence pairs are empty or longer than {max_positions[0] - 1} and "
-        f"{max_positions[1] - 1} words, the first is line {wrong[0] + 1} with {' and '.join(map(str, sizes))}"
+        f"{len(wrong)} of {len(corpus)} sentences have no words, or more than {' -> '.join(limits)}; "
+        f"the first is number {wrong[0] + 1} with {' -> '.join(sizes)}"
     )
 
 
@@ -205,8 +203,9 @@ def _cut(
     """Cut `order` into batches within the limits; `one_length` gives each batch sources of one length."""
     max_tokens, max_sentences = max_tokens or numpy.inf, max_sentences or numpy.inf
     cuts, begin, longest, first = [], 0, 0, 0
+    lengths, sources = numpy.max(_sides(corpus), axis=0)[order], corpus.source_sizes[order]
     # Plain integers: indexing arrays one by one would take most of the time.
-    for place, (length, source) in enumerate(zip(_lengths(corpus)[order].tolist(), corpus.source_sizes[order].tolist())):
+    for place, (length, source) in enumerate(zip(lengths.tolist(), sources.tolist())):
         grown = max(longest, length)
         count = place - begin
         if count and ((count + 1) * grown > max_tokens or count >= max_sentences or (one_length and source != first)):

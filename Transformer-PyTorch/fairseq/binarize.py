@@ -17,10 +17,6 @@ from . import folders, indexed
 from .dictionary import RESERVED, Dictionary
 from .text import count_lines, read_lines
 
-# <split>.<language> is text, <split>.<pair>.<language>.idx and .bin are numbers.
-_SPLIT_FILE = re.compile(r"(?P<split>(?:train|valid|test)\d*)\.(?:.+\.)?(?P<language>[^.]+?)(?:\.(?:idx|bin))?")
-
-
 @dataclass(frozen=True)
 class Settings:
     """What `preprocess.py` is asked for; its flags explain the fields. Pairs are of source and target."""
@@ -160,14 +156,15 @@ def _check_folder(folder: Path, new: Path) -> None:
     """Raise a `UserError` if the files in `new`, brought into `folder`, would make others there unreadable or hide."""
     old_names, new_names = ({path.name for path in place.glob("*")} for place in (folder, new))
     for name in sorted(old_names - new_names):
-        match = _SPLIT_FILE.fullmatch(name)
-        dictionary = match and f"dict.{match['language']}.txt"
-        if dictionary not in old_names & new_names:
+        # <split>.<language> is text, <split>.<pair>.<language>.idx and .bin are numbers.
+        parts = name.removesuffix(".idx").removesuffix(".bin").split(".")
+        dictionary = f"dict.{parts[-1]}.txt"
+        if not re.fullmatch(r"(train|valid|test)\d*", parts[0]) or dictionary not in old_names & new_names:
             continue
         if (folder / dictionary).read_bytes() != (new / dictionary).read_bytes():
             raise UserError(
                 f"{folder / name} needs the {dictionary} beside it, which would be replaced by another; "
                 "use another --destdir, or remove the old files"
             )
-        if name.endswith(".idx") and f"{match['split']}.{match['language']}" in new_names:
+        if name.endswith(".idx") and f"{parts[0]}.{parts[-1]}" in new_names:
             raise UserError(f"{folder / name} would be read in place of the raw text; use another --destdir")

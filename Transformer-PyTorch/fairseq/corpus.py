@@ -124,7 +124,8 @@ def load_split(
         sides.append(parts)
     for language, parts in zip((source, target), sides):
         if not parts and (language == source or need_target):
-            raise UserError(f"{folder} has no {split} in {language}: {_contents(folder)}")
+            missing = f"text {split}.{language}" if text else f"{split} in {language}"
+            raise UserError(f"{folder} has no {missing}: {_contents(folder)}")
     lengths = [[len(sentences) for sentences, _ in parts] for parts in sides]
     if sides[1] and lengths[0] != lengths[1]:
         raise UserError(f"{folder}: {split} has {lengths[0]} sentences in {source} and {lengths[1]} in {target}")

@@ -21,12 +21,14 @@ def whole(folder: Path, check: Callable[[Path], object] = lambda new: None) -> I
     Raises:
         UserError: if a file cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write into {folder}: it is no folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside its final place, because files can only be renamed within a file system.
         temporary = Path(tempfile.mkdtemp(dir=folder if folder.is_dir() else folder.parent, prefix=".unfinished."))
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+        raise UserError(f"cannot write into {folder}: {error.filename}: {error.strerror}") from None
     try:
         yield temporary
         check(temporary)

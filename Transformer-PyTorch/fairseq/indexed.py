@@ -28,7 +28,7 @@ _LEGACY_TYPES = {**_INTEGERS, 6: "<f4", 7: "<f8"}
 _MAPPED_TYPES = {**_INTEGERS, 6: "<f8", 7: "<f8", 8: "<u2", 9: "<u4", 10: "<u8"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Sentences(Sequence):
     """Sentences of numbers, kept back to back: number i is `values[starts[i] : starts[i] + sizes[i]]`.
 
@@ -117,17 +117,18 @@ def read(prefix: Path) -> Sentences:
         dtype, starts, sizes = _mapped_index(index, content)
     else:
         raise UserError(f"{index} is not an index of numbered sentences, or its first bytes are lost")
+    if ((sizes < 0) | (starts < 0) | (starts > length)).any():
+        raise UserError(f"{index} is damaged: a sentence is said to be where {values.name} has none")
     wanted = dtype.itemsize * int((starts + sizes).max(initial=0))
-    if (sizes < 0).any() or (starts < 0).any():
-        raise UserError(f"{index} is damaged: sizes and places must not be negative")
     if length != wanted:
-        raise UserError(f"{values} has {length} bytes and {index.name} speaks of {wanted}; copy both files again")
+        raise UserError(f"{values} has {length} bytes, by {index.name} it must have {wanted}; copy both files again")
     if dtype.kind == "f":
         raise UserError(f"{index} holds fractional numbers, not those of words")
     if content.startswith(_LEGACY):
         return Sentences(numpy.fromfile(values, dtype).astype(numpy.int64, copy=False) - 1, starts, sizes)
-    mapped = numpy.memmap(values, dtype, "r") if length else numpy.zeros(0, dtype)
-    return Sentences(numpy.asarray(mapped), starts, sizes)
+    # An empty file cannot be mapped.
+    mapped = numpy.asarray(numpy.memmap(values, dtype, "r")) if length else numpy.zeros(0, dtype)
+    return Sentences(mapped, starts, sizes)
 
 
 def _legacy_index(path: Path, content: bytes) -> tuple[numpy.dtype, numpy.ndarray, numpy.ndarray]:
