@@ -18,6 +18,7 @@ from torch import Tensor
 from .dictionary import Dictionary
 
 PAD, EOS, UNK = Dictionary.pad, Dictionary.eos, Dictionary.unk
+_GROUP = 16  # words whose maximum is looked at first
 
 
 @dataclass(frozen=True)
@@ -198,13 +199,25 @@ def _force(log_probs: Tensor, sentences: Tensor, words: Tensor) -> None:
 
 
 def _best(log_probs: Tensor, growing: _Growing, beam: int) -> _Candidates:
-    """Return the 2k best continuations: as each hypothesis ends in one way only, k of them or more go on."""
-    sentences, _, size = log_probs.shape
-    each = min(2 * beam, size)
-    best, words = log_probs.topk(each)  # the best of all are among the best of each hypothesis
-    best += growing.totals[:, :, -1:]
-    totals, which = best.flatten(1).topk(min(2 * beam, best[0].numel()))
-    return _Candidates(totals, words.flatten(1).gather(1, which), which // each)
+    """Return the 2k best continuations: as each hypothesis ends in one way only, k of them or more go on.
+
+    The words of a hypothesis are looked at in groups. The 2k best words are in the 2k groups with the best maxima, and
+    maxima are found much faster than the best of a whole row. Words `rest` + i, `rest` + i + `groups`, ... are group
+    `rest` + i; the first `rest` words, which would make groups uneven, are groups of their own.
+    """
+    size, totals = log_probs.shape[-1], growing.totals[:, :, -1]
+    groups, rest = divmod(size, _GROUP)
+    maxima = log_probs[..., rest:].unflatten(-1, (_GROUP, groups)).amax(-2)
+    maxima = torch.cat([log_probs[..., :rest], maxima], -1) + totals[:, :, None]
+    chosen = maxima.flatten(1).topk(min(2 * beam, maxima[0].numel())).indices
+    parents, first = chosen // maxima.shape[-1], chosen % maxima.shape[-1]
+    member = torch.arange(_GROUP, device=log_probs.device)
+    words = first[..., None] + groups * member
+    words = words.where((first[..., None] >= rest) | (member == 0), PAD)  # which has no probability
+    places = parents[..., None] * size + words
+    totals = log_probs.flatten(1).gather(1, places.flatten(1)) + totals.gather(1, parents).repeat_interleave(_GROUP, 1)
+    totals, which = totals.topk(2 * beam)
+    return _Candidates(totals, words.flatten(1).gather(1, which), parents.gather(1, which // _GROUP))
 
 
 def _draw(log_probs: Tensor, growing: _Growing, beam: int, generator: torch.Generator | None) -> _Candidates:

@@ -60,7 +60,7 @@ LIMITS = [6, 0, 5, 1, 6, 2, 3, 6, 4]
         {"beam": 1},
         {"beam": 3},
         {"beam": 5},
-        {"beam": 8},  # all words
+        {"beam": 8},  # all of nine words
         {"beam": 3, "normalize": False},
         {"beam": 4, "lenpen": 2.5},
         {"beam": 4, "lenpen": 0.0},
@@ -71,9 +71,9 @@ LIMITS = [6, 0, 5, 1, 6, 2, 3, 6, 4]
         {"beam": 4, "early_stop": False, "lenpen": 2.0},
     ],
 )
-@pytest.mark.parametrize("seed", range(3))
-def test_a_batch_gives_what_the_definition_gives_for_each_sentence(settings, seed):
-    logits = random_logits(9, seed)
+@pytest.mark.parametrize(("size", "seed"), [(9, 0), (9, 1), (53, 0), (64, 0)])
+def test_a_batch_gives_what_the_definition_gives_for_each_sentence(settings, size, seed):
+    logits = random_logits(size, seed)
     found, model = run(logits, SOURCES, LIMITS, **settings)
     for source, limit, each in zip(SOURCES, LIMITS, found):
         assert plain(each) == plain_search(logits, tuple(source), limit, **settings)
