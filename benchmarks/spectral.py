@@ -13,9 +13,9 @@ import factorized
 RANK_SCALE = 0.1
 
 
-def full_svd(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def full_svd(layer: nn.Conv2d, rank_scale: float = RANK_SCALE) -> tuple[Tensor, Tensor]:
     """Factor one layer by a full SVD."""
-    rank = factorized.FactorizedConv2d.rank_of(layer, RANK_SCALE)
+    rank = factorized.FactorizedConv2d.rank_of(layer, rank_scale)
     P, sigma, QT = torch.linalg.svd(factorized.matrix_of(layer).detach(), full_matrices=False)
     root = sigma[:rank].sqrt()
     return P[:, :rank] * root, root[:, None] * QT[:rank]

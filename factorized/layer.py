@@ -66,6 +66,8 @@ class FactorizedLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start `U` and `VT` Kaiming normal (fan-in), `M` at the identity and the bias at zero."""
+        if self.U.is_meta:  # there are no values, and pretending costs more than a small layer's real ones
+            return
         _kaiming(self.U)
         _kaiming(self.VT)
         if self.M is not None:
