@@ -33,8 +33,8 @@ def build_parser() -> Parser:
         add(f"--{side}dict", type=Path, metavar="FILE", help=f"use this {name} dictionary")
     add("--joined-dictionary", action="store_true", help="one dictionary of the words of both languages")
     add = parser.add_argument_group("output").add_argument
-    add("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="folder for the data (default %(default)s)")
-    add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies the text (default %(default)s)")
+    add("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="gets the data (default %(default)s)")
+    add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies text (default %(default)s)")
     add("--dataset-impl", choices=indexed.FORMATS, default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both (default %(default)s)")  # noqa: E501
     # fmt: on
     return parser

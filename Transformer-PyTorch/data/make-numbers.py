@@ -27,7 +27,7 @@ def build_parser() -> Parser:
     # fmt: off
     add = parser.add_argument
     add("--merges", type=number(int, least=1), default=300, metavar="N", help="subwords: merges learned from both languages (default %(default)s)")  # noqa: E501
-    add("--seed", type=number(int, least=0, most=2**32 - 1), default=0, help="decides what is drawn (default %(default)s)")
+    add("--seed", type=number(int, least=0, most=2**32 - 1), default=0, help="decides what is drawn (default 0)")
     add("--destdir", type=Path, default=TRANSFORMER, metavar="DIR", help="gets data/numbers.de-en with the text and data-bin/numbers.de-en for train.py (default: the folder of train.py)")  # noqa: E501
     # fmt: on
     return parser

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--from {args.at_hand}: no such folder")
     name = corpus.name.replace("tokenized", "words") if args.words else corpus.name
     merges = None if args.words else args.merges or corpus.merges
-    how = {"corpus": args.corpus, "merges": merges, "least": args.words or 0, "any_size": args.any_size}
+    how = {"corpus": args.corpus, "merges": merges, "words": args.words}
     finish.check_how(args.destdir / "data" / name, how)  # before the long work
     kept = args.destdir / "data" / "orig" / args.corpus
     files = Files(args.at_hand, args.url or corpus.mirrors, kept, dict(args.sha256))

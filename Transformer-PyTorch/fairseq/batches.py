@@ -105,7 +105,7 @@ def training_batches(
     if not valid.any():
         raise UserError(f"no pair is left to train on: {_complaint(corpus, valid, max_positions)}")
     if not valid.all():
-        warnings.warn(_complaint(corpus, valid, max_positions) + "; they are left out")
+        warnings.warn(f"{_complaint(corpus, valid, max_positions)}; they are left out", stacklevel=2)
         order = order[valid[order]]
     batches = _cut(corpus, order, max_tokens, max_sentences, one_length=False)
     if shuffle:
@@ -165,7 +165,7 @@ def evaluation_batches(
         complaint = _complaint(corpus, valid, max_positions)
         if not skip_invalid:
             raise UserError(f"{complaint}; --skip-invalid-size-inputs-valid-test leaves them out")
-        warnings.warn(f"{complaint}; they are left out")
+        warnings.warn(f"{complaint}; they are left out", stacklevel=2)
     order = numpy.argsort(corpus.source_sizes, kind="stable")
     order = order[::-1] if longest_first else order
     return _cut(corpus, order[valid[order]], max_tokens, max_sentences, one_length=True)
@@ -190,10 +190,12 @@ def _valid(corpus: Corpus, max_positions: tuple[int, int]) -> numpy.ndarray:
 
 def _complaint(corpus: Corpus, valid: numpy.ndarray, max_positions: tuple[int, int]) -> str:
     wrong = numpy.flatnonzero(~valid)
-    sizes, limits = zip(*((f"{sizes[wrong[0]] - 1}", f"{most - 1}") for sizes, most in zip(_sides(corpus), max_positions)))
+    sides = _sides(corpus)
+    sizes = " -> ".join(str(side[wrong[0]] - 1) for side in sides)
+    limits = " -> ".join(str(most - 1) for most in max_positions[: len(sides)])
     return (
-        f"{len(wrong)} of {len(corpus)} sentences have no words, or more than {' -> '.join(limits)}; "
-        f"the first is number {wrong[0] + 1} with {' -> '.join(sizes)}"
+        f"{len(wrong)} of {len(corpus)} sentences have no words, or more than {limits}; "
+        f"the first is number {wrong[0] + 1} with {sizes}"
     )
 
 

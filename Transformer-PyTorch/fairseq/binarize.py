@@ -1,7 +1,7 @@
 """From text to the folder of dictionaries and numbered sentences that training and generation read."""
 
+import itertools
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +15,21 @@ from lab.record import progress
 
 from . import folders, indexed
 from .dictionary import RESERVED, Dictionary
-from .text import count_lines, read_lines
+from .text import count_lines, read_lines, write_lines
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What `preprocess.py` is asked for; its flags explain the fields. Pairs are of source and target."""
+    """What `preprocess.py` is asked for; its flags explain the fields. Pairs are of source and target.
+
+    Args:
+        splits: beginnings of file names by split: `{"train": "text/train"}` for `text/train.de` and `text/train.en`.
+        format: `mmap` or `legacy` for numbers, or `raw` for the text.
+    """
 
     source: str
     target: str
-    splits: dict[str, str]  # by name, beginnings of file names: {"train": "text/train"} for text/train.de, text/train.en
+    splits: dict[str, str]
     folder: Path = Path("data-bin")
     thresholds: tuple[int, int] = (0, 0)
     nwords: tuple[int, int] = (-1, -1)
@@ -31,7 +37,7 @@ class Settings:
     joined: bool = False
     only_source: bool = False
     alignment: Path | None = None
-    format: str = "mmap"  # or legacy, or raw
+    format: str = "mmap"
 
     @property
     def languages(self) -> list[str]:
@@ -59,14 +65,14 @@ def binarize(settings: Settings) -> None:
         for split in settings.splits:
             for language in settings.languages:
                 if settings.format == "raw":
-                    shutil.copyfile(settings.text(split, language), folder / f"{split}.{language}")
+                    lines = _read(settings, split, language, lengths[split], "copying")
+                    write_lines(folder / f"{split}.{language}", lines)
                 else:
                     prefix = folder / f"{split}.{settings.source}-{settings.target}.{language}"
                     _number(settings, split, language, lengths[split], dictionaries[language], prefix)
         if settings.alignment:
-            lines = _lexicon(settings, lengths["train"], dictionaries)
-            text = "".join(f"{line}\n" for line in lines)
-            (folder / f"alignment.{settings.source}-{settings.target}.txt").write_bytes(text.encode())
+            name = f"alignment.{settings.source}-{settings.target}.txt"
+            write_lines(folder / name, _lexicon(settings, lengths["train"], dictionaries))
 
 
 def _check_texts(settings: Settings) -> dict[str, int]:
@@ -88,8 +94,10 @@ def _dictionaries(settings: Settings, lengths: dict[str, int]) -> dict[str, Dict
     """Return the dictionary of each language: given, counted over its training text, or over that of both."""
 
     def build(languages: tuple[str, ...], side: int) -> Dictionary:
-        lines = (line for language in languages for line in _read(settings, "train", language, lengths["train"], "counting"))
-        return Dictionary.build(lines).truncated(settings.thresholds[side], settings.nwords[side])
+        texts = (_read(settings, "train", language, lengths["train"], "counting") for language in languages)
+        return Dictionary.build(itertools.chain.from_iterable(texts)).truncated(
+            settings.thresholds[side], settings.nwords[side]
+        )
 
     both = (settings.source, settings.target)
     if settings.joined:
@@ -107,9 +115,7 @@ def _read(settings: Settings, split: str, language: str, length: int, doing: str
     return progress(read_lines(text), length, f"{doing} {text.name}", is_main=True)
 
 
-def _number(
-    settings: Settings, split: str, language: str, length: int, dictionary: Dictionary, prefix: Path
-) -> None:
+def _number(settings: Settings, split: str, language: str, length: int, dictionary: Dictionary, prefix: Path) -> None:
     """Write the numbered sentences of a text, and print how many there are."""
     words = empty = unknown = 0
 

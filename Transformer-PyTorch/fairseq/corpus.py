@@ -1,4 +1,4 @@
-"""A folder of data, as `preprocess.py` or fairseq leaves it: its languages, dictionaries and splits of sentence pairs."""
+"""A folder of data, as `preprocess.py` or fairseq leaves it: languages, dictionaries and splits of sentence pairs."""
 
 import itertools
 import re

@@ -13,7 +13,7 @@ import numpy
 
 from lab.cli import UserError
 
-from .text import join_subwords, read_lines
+from .text import join_subwords, read_lines, write_lines
 
 RESERVED = ("<s>", "<pad>", "</s>", "<unk>")
 _OVERWRITE = " #fairseq:overwrite"  # how fairseq marks a word that is spelled like an earlier one and takes its place
@@ -92,17 +92,13 @@ class Dictionary:
         ordered = sorted(seen.items(), key=lambda item: -item[1])
         return cls([word for word, _ in ordered], [count for _, count in ordered])
 
-    def text(self) -> str:
-        """Return what a dictionary file holds: one `word count` per line."""
-        lines, seen = [], set(RESERVED)
-        for word, count in zip(self.symbols[len(RESERVED) :], self.counts[len(RESERVED) :]):
-            lines.append(f"{word} {count}{_OVERWRITE if word in seen else ''}\n")
-            seen.add(word)
-        return "".join(lines)
-
     def save(self, path: Path) -> None:
-        """Write the dictionary file `path`."""
-        Path(path).write_bytes(self.text().encode())
+        """Write the dictionary file `path`: one `word count` per line."""
+        seen, lines = set(RESERVED), []
+        for word, count in zip(self.symbols[len(RESERVED) :], self.counts[len(RESERVED) :]):
+            lines.append(f"{word} {count}{_OVERWRITE if word in seen else ''}")
+            seen.add(word)
+        write_lines(path, lines)
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":

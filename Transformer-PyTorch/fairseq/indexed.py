@@ -1,4 +1,4 @@
-"""The two formats in which fairseq keeps numbered sentences: `<name>.bin` holds the numbers, `<name>.idx` where they are.
+"""The two formats of fairseq for numbered sentences: `<name>.bin` holds the numbers, `<name>.idx` where they are.
 
 All values are little-endian. *Legacy*, which also the oldest versions read:
 

@@ -50,6 +50,12 @@ def count_lines(path: Path) -> int:
     return lines + (not last.endswith(b"\n"))
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file, each line with its end."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
 def join_subwords(text: str, mark: str | None) -> str:
     """Return `text` with the pieces of words joined: `mark`, such as `"@@ "`, follows a piece that is not the last."""
     return (text + " ").replace(mark, "").rstrip() if mark else text  # the space: a mark may also end the line

@@ -12,7 +12,7 @@ from lab.cli import run
 
 
 def load_program(name: str) -> ModuleType:
-    """Return the program `name`, a path from the folder of preprocess.py, as a module; such a name cannot be imported."""
+    """Return the program `name`, a path from the folder of preprocess.py, as a module; its name is none of a module."""
     path = Path(preprocess.__file__).parent / name
     spec = importlib.util.spec_from_file_location(path.stem.replace("-", "_"), path)
     module = importlib.util.module_from_spec(spec)

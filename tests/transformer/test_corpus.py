@@ -57,13 +57,14 @@ def test_languages_with_hyphens(tmp_path):
 def test_several_pairs_must_be_told_apart(folder):
     write(folder, "test.fr-en.fr", [[2]])
     for given in [(), (None, "en")]:
-        with pytest.raises(UserError, match="name both with -s and -t: it has test, train, train1, valid of de-en, fr-en"):
+        with pytest.raises(UserError, match="with -s and -t: it has test, train, train1, valid of de-en, fr-en"):
             find_languages(folder, *given)
     assert find_languages(folder, "fr") == ("fr", "en")
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"), [(("fr", "en"), "no data of fr and en"), (("fr",), "not of one pair"), ((None, "fr"), "de-en")]
+    ("given", "complaint"),
+    [(("fr", "en"), "no data of fr and en"), (("fr",), "not of one pair"), ((None, "fr"), "de-en")],
 )
 def test_unknown_language(folder, given, complaint):
     with pytest.raises(UserError, match=complaint):

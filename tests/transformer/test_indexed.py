@@ -22,7 +22,10 @@ LEGACY = {
     "bin": struct.pack("<8i", 5, 6, 3, 3, 7, 71, 4, 3),  # one more than the numbers
 }
 MAPPED = {
-    "idx": b"MMIDIDX\x00\x00" + struct.pack("<QBQ", 1, 8, 3) + struct.pack("<3i", 3, 1, 4) + struct.pack("<3q", 0, 6, 8),
+    "idx": b"MMIDIDX\x00\x00"
+    + struct.pack("<QBQ", 1, 8, 3)
+    + struct.pack("<3i", 3, 1, 4)
+    + struct.pack("<3q", 0, 6, 8),
     "bin": struct.pack("<8H", 4, 5, 2, 2, 6, 70, 3, 2),
 }
 
@@ -50,11 +53,12 @@ def test_writes_the_same_bytes(tmp_path, format, files):
     assert {ending: (tmp_path / f"a.b.{ending}").read_bytes() for ending in ("idx", "bin")} == files
 
 
-@pytest.mark.parametrize(("code", "letter"), [(1, "B"), (2, "b"), (3, "h"), (4, "i"), (5, "q"), (8, "H"), (9, "I"), (10, "Q")])
+@pytest.mark.parametrize(("code", "letter"), zip([1, 2, 3, 4, 5, 8, 9, 10], "BbhiqHIQ"))
 def test_reads_every_integer_type(tmp_path, code, letter):
     size = struct.calcsize(f"<{letter}")
     idx = b"MMIDIDX\x00\x00" + struct.pack("<QBQ", 1, code, 2) + struct.pack("<2i2q", 2, 1, 0, 2 * size)
-    assert lists(indexed.read(put(tmp_path, {"idx": idx, "bin": struct.pack(f"<3{letter}", 100, 2, 2)}))) == [[100, 2], [2]]
+    prefix = put(tmp_path, {"idx": idx, "bin": struct.pack(f"<3{letter}", 100, 2, 2)})
+    assert lists(indexed.read(prefix)) == [[100, 2], [2]]
     if code <= 5:
         idx = b"TNTIDX\x00\x00" + struct.pack("<5Q8q", 1, code, size, 2, 2, 0, 1, 2, 0, 2, 3, 2, 1)
         prefix = put(tmp_path, {"idx": idx, "bin": struct.pack(f"<3{letter}", 101, 3, 3)})
@@ -93,16 +97,16 @@ def replaced(content: bytes, position: int, new: bytes) -> bytes:
 
 DAMAGE = {
     "legacy: index cut in its header": (LEGACY, {"idx": LEGACY["idx"][:30]}, "de.idx is truncated"),
-    "legacy: index cut": (LEGACY, {"idx": LEGACY["idx"][:-8]}, "de.idx is truncated or damaged: it has 128 bytes, not 136"),
+    "legacy: index cut": (LEGACY, {"idx": LEGACY["idx"][:-8]}, "truncated or damaged: it has 128 bytes, not 136"),
     "legacy: values cut": (LEGACY, {"bin": LEGACY["bin"][:-2]}, "de.bin has 30 bytes, by .*de.idx it must have 32"),
     "legacy: values of another file": (LEGACY, {"bin": LEGACY["bin"] * 2}, "de.bin has 64 bytes"),
     "legacy: newer": (LEGACY, {"idx": replaced(LEGACY["idx"], 8, b"\x02")}, "version 2"),
     "legacy: unknown type": (LEGACY, {"idx": replaced(LEGACY["idx"], 16, b"\x08")}, "numbers of type 8"),
     "legacy: wrong width": (LEGACY, {"idx": replaced(LEGACY["idx"], 24, b"\x02")}, "type 4 have 4 bytes, not 2"),
     "legacy: two dimensions": (LEGACY, {"idx": replaced(LEGACY["idx"], 56, b"\x02")}, "several dimensions"),
-    "legacy: sizes that do not fit": (LEGACY, {"idx": replaced(LEGACY["idx"], 112, b"\x02")}, "do not follow each other"),
+    "legacy: sizes that do not fit": (LEGACY, {"idx": replaced(LEGACY["idx"], 112, b"\x02")}, "do not follow"),
     "mmap: index cut in its header": (MAPPED, {"idx": MAPPED["idx"][:20]}, "de.idx is truncated"),
-    "mmap: index cut": (MAPPED, {"idx": MAPPED["idx"][:-1]}, "de.idx is truncated or damaged: it has 61 bytes, not 62"),
+    "mmap: index cut": (MAPPED, {"idx": MAPPED["idx"][:-1]}, "truncated or damaged: it has 61 bytes, not 62"),
     "mmap: values cut": (MAPPED, {"bin": MAPPED["bin"][:-2]}, "de.bin has 14 bytes, by .*de.idx it must have 16"),
     "mmap: values of another file": (MAPPED, {"bin": MAPPED["bin"] + b"\x04\x00"}, "de.bin has 18 bytes"),
     "mmap: newer": (MAPPED, {"idx": replaced(MAPPED["idx"], 9, b"\x02")}, "version 2"),

@@ -81,8 +81,9 @@ def test_formats_on_disk(text):
     legacy = Path("legacy/train.de-en.de.bin").read_bytes()
     # haus is 4, ein 5, and the format adds one
     assert numpy.frombuffer(legacy, "<i4")[:3].tolist() == [6, 5, 3]
-    raw = [path.name for path in Path("mapped").iterdir()]
-    assert sorted(raw) == ["dict.de.txt", "dict.en.txt", *(f"train.de-en.{end}" for end in ("de.bin", "de.idx", "en.bin", "en.idx"))]
+    names = [path.name for path in sorted(Path("mapped").iterdir())]
+    endings = ("de.bin", "de.idx", "en.bin", "en.idx")
+    assert names == ["dict.de.txt", "dict.en.txt", *(f"train.de-en.{ending}" for ending in endings)]
 
 
 def test_limits_of_the_dictionaries(text):
@@ -150,10 +151,9 @@ def test_a_failure_leaves_nothing_behind(text, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(indexed, "write", fill_disk)
-    for folder in ("data-bin", "new/data"):
-        assert "cannot write" in complaint_about(lambda: call(f"--trainpref valid --destdir {folder}"), PROGRAM, capsys)
-    assert snapshot(text).keys() - before.keys() <= {text / "new"}
-    assert {path: content for path, content in snapshot(text).items() if path in before} == before
+    assert "cannot write" in complaint_about(lambda: call("--trainpref train"), PROGRAM, capsys)
+    assert "cannot write" in complaint_about(lambda: call("--trainpref train --destdir new"), PROGRAM, capsys)
+    assert snapshot(text) == before
 
 
 CASES = {
@@ -171,8 +171,8 @@ CASES = {
     "missing dictionary": ("--trainpref train --srcdict nowhere", "cannot read nowhere"),
     "broken dictionary": ("--trainpref train --srcdict duplicate_dict", "duplicate_dict, line 2: haus occurs twice"),
     "joined and given": ("--trainpref train --joined-dictionary --tgtdict links", "leave out --srcdict and --tgtdict"),
-    "joined with target limits": ("--trainpref train --joined-dictionary --thresholdtgt 2", "--thresholdsrc and --nwordssrc"),
-    "given and limited": ("--trainpref train --srcdict links --nwordssrc 5", "leave out --thresholdsrc and --nwordssrc"),
+    "joined and limited": ("--trainpref train --joined-dictionary --thresholdtgt 2", "--thresholdsrc and --nwordssrc"),
+    "given and limited": ("--trainpref train --srcdict links --nwordssrc 5", "leave out --thresholdsrc"),
     "negative threshold": ("--trainpref train --thresholdsrc -1", "--thresholdsrc: must be an integer at least 0"),
     "same language": ("-t de --trainpref train", "are both de"),
     "language with a slash": ("-t e/n --trainpref train", "e/n"),

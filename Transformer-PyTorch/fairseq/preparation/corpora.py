@@ -87,7 +87,7 @@ CORPORA = {
         valid_every=23,
         pairs={"train": (160239, 20), "valid": (7283, 5), "test": (6750, 0)},
     ),
-    # A sixth of the text of IWSLT, with a small vocabulary: 10,000 merges leave most words whole and none unseen.
+    # A sixth of the text of IWSLT, with a small vocabulary: 10,000 merges leave most words whole, hardly any unknown.
     "multi30k": Corpus(
         "multi30k.tokenized.de-en",
         ("https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw",),
@@ -114,7 +114,7 @@ def prepared(corpus: Corpus, files: Files, any_size: bool) -> Text:
     for split, sides in text.items():
         counts = {language: len(lines) for language, lines in sides.items()}
         if len(set(counts.values())) > 1 or not all(counts.values()):
-            raise UserError(f"{split} must have equally many lines in both languages, not {counts}; get the files again")
+            raise UserError(f"{split} must have as many lines in one language as in the other, not {counts}")
     text = {
         split: {language: tokenize(lines, language, f"{split}.{language}") for language, lines in sides.items()}
         for split, sides in text.items()

@@ -7,6 +7,7 @@ from lab.cli import UserError
 
 from .. import folders
 from ..binarize import Settings, binarize
+from ..text import write_lines
 from .corpora import LANGUAGES, Text
 from .tokens import Segmenter, learn
 
@@ -29,7 +30,7 @@ def finish(text: Text, base: Path, name: str, how: dict, merges: int | None = No
     with folders.whole(folder) as new:
         if merges is not None:
             code = learn((line for language in LANGUAGES for line in text["train"][language]), merges)
-            (new / "code").write_bytes("".join(f"{line}\n" for line in code).encode())
+            write_lines(new / "code", code)
             segment = Segmenter(code)
             text = {
                 split: {language: segment(lines, f"{split}.{language}") for language, lines in sides.items()}
@@ -37,7 +38,7 @@ def finish(text: Text, base: Path, name: str, how: dict, merges: int | None = No
             }
         for split, sides in text.items():
             for language, lines in sides.items():
-                (new / f"{split}.{language}").write_bytes("".join(f"{line}\n" for line in lines).encode())
+                write_lines(new / f"{split}.{language}", lines)
         (new / "how.json").write_text(json.dumps(how, indent=4) + "\n")
     splits = {split: str(folder / split) for split in text}
     binarize(Settings(*LANGUAGES, splits, base / "data-bin" / name, thresholds=(least, least)))

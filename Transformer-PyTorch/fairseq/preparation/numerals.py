@@ -10,14 +10,14 @@ import numpy
 
 from .corpora import LANGUAGES, Text
 
-_GERMAN = "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn"
-_GERMAN_SMALL = [*_GERMAN.split(), "achtzehn", "neunzehn"]
+_GERMAN_SMALL = "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf".split()
+_GERMAN_SMALL += "dreizehn vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn".split()
 _GERMAN_TENS = "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig".split()
 _GERMAN_MONTHS = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
 _GERMAN_ORDINALS = {1: "erste", 3: "dritte", 7: "siebte", 8: "achte"}
 
-_ENGLISH = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-_ENGLISH_SMALL = [*_ENGLISH.split(), "eighteen", "nineteen"]
+_ENGLISH_SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_ENGLISH_SMALL += "thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 _ENGLISH_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _ENGLISH_ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth"}
 _ENGLISH_ORDINALS |= {"eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
