@@ -53,7 +53,7 @@ def test_writes_the_same_bytes(tmp_path, format, files):
     assert {ending: (tmp_path / f"a.b.{ending}").read_bytes() for ending in ("idx", "bin")} == files
 
 
-@pytest.mark.parametrize(("code", "letter"), zip([1, 2, 3, 4, 5, 8, 9, 10], "BbhiqHIQ"))
+@pytest.mark.parametrize(("code", "letter"), list(zip([1, 2, 3, 4, 5, 8, 9, 10], "BbhiqHIQ")))
 def test_reads_every_integer_type(tmp_path, code, letter):
     size = struct.calcsize(f"<{letter}")
     idx = b"MMIDIDX\x00\x00" + struct.pack("<QBQ", 1, code, 2) + struct.pack("<2i2q", 2, 1, 0, 2 * size)

@@ -51,8 +51,8 @@ class Files:
             if self.at_hand:
                 raise UserError(f"{folder} has none of {', '.join(names)}")
             self._download(path)
-        wanted, found = self.checksums.get(path.name), _checksum(path)
-        if wanted and found != wanted.lower():
+        wanted = self.checksums.get(path.name)
+        if wanted and wanted.lower() != (found := _checksum(path)):
             raise UserError(f"{path} has the SHA-256 {found}, not {wanted}; remove it and get it again")
         return path
 
@@ -98,4 +98,4 @@ def lines(path: Path, member: str = "") -> list[str]:
     except KeyError:
         raise UserError(f"{path} has no {member}") from None
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be read, or is damaged ({error}); get it again") from None
+        raise UserError(f"{path} cannot be read, or is damaged ({error}); remove it and get it again") from None
