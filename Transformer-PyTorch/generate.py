@@ -178,6 +178,7 @@ def main(argv: list[str] | None = None) -> None:
         max_sentences=args.max_sentences,
         max_positions=tuple(map(min, limits, translator.max_positions)),
         skip_invalid=args.skip_invalid_size_inputs_valid_test,
+        one_length=not translator.masks_padding,
     )
     wording = Wording(dictionaries[1], args.remove_bpe, lexicon)
     batches = batches[args.shard_id :: args.num_shards]

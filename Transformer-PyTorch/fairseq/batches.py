@@ -148,6 +148,7 @@ def evaluation_batches(
     max_positions: tuple[int, int] = (1022, 1022),
     longest_first: bool = False,
     skip_invalid: bool = False,
+    one_length: bool = True,
 ) -> list[numpy.ndarray]:
     """Return batches by the length of the source, which is the same in all of a batch, so that it needs no padding.
 
@@ -156,6 +157,7 @@ def evaluation_batches(
         max_tokens, max_sentences, max_positions: as for `training_batches`.
         longest_first: begin with the longest.
         skip_invalid: leave out pairs with a side that is empty or too long, with a warning.
+        one_length: False fills batches up with sentences of the next length, for models that padding does not disturb.
 
     Raises:
         UserError: if there is such a pair, and it is not to be left out.
@@ -168,7 +170,7 @@ def evaluation_batches(
         warnings.warn(f"{complaint}; they are left out", stacklevel=2)
     order = numpy.argsort(corpus.source_sizes, kind="stable")
     order = order[::-1] if longest_first else order
-    return _cut(corpus, order[valid[order]], max_tokens, max_sentences, one_length=True)
+    return _cut(corpus, order[valid[order]], max_tokens, max_sentences, one_length)
 
 
 def shard(batches: list[numpy.ndarray], rank: int, world: int) -> list[numpy.ndarray]:

@@ -70,6 +70,11 @@ class Translator:
         configs = [model.config for model in self.models]
         return min(c.max_source_length for c in configs), min(c.max_target_length for c in configs)
 
+    @property
+    def masks_padding(self) -> bool:
+        """Whether no model attends to padding, so that sources of different lengths can be in one batch."""
+        return all(model.config.cross_mask for model in self.models)
+
     def translate(self, batch: Batch) -> list[list[Hypothesis]]:
         """Return the hypotheses for each sentence of the batch, best first.
 

@@ -69,7 +69,7 @@ def log_probs(model, source: list[int], words: list[int]) -> list[float]:
 
 def test_lines_of_every_sentence(translations, capsys):
     found = translations.run(capsys)
-    order = sorted(range(7), key=lambda number: len(TEST["de"][number].split()))
+    order = sorted(range(7), key=lambda number: -len(TEST["de"][number].split()))
     for kind in "STHPA":
         assert [number for number, *_ in found[kind]] == order
     sources, references = (dict(found[kind]) for kind in "ST")
@@ -136,19 +136,24 @@ def test_batches_hold_what_was_asked_for(translations, capsys, monkeypatch):
         return search(self, batch)
 
     monkeypatch.setattr(generate.Translator, "translate", translate)
-    for flags, expected in (
-        ([], [1, 3, 2, 1]),
-        (["--batch-size", "2"], [1, 2, 1, 2, 1]),
-        (["--max-tokens", "6"], [1, 2, 1, 1, 1, 1]),
+    disturbed = make_checkpoint(translations.folder / "disturbed.pt", translations.data, cross_mask=False)
+    for path, flags, expected in (
+        (translations.path, [], [7]),
+        (translations.path, ["--batch-size", "2"], [2, 2, 2, 1]),
+        (translations.path, ["--max-tokens", "12"], [4, 2, 1]),
+        (disturbed, [], [1, 3, 2, 1]),  # by padding
+        (disturbed, ["--max-tokens", "6"], [1, 2, 1, 1, 1, 1]),
+        ([translations.path, disturbed], ["--batch-size", "2"], [1, 2, 1, 2, 1]),
     ):
         sizes.clear()
-        translations.run(capsys, "--quiet", *flags)
+        translations.run(capsys, "--quiet", *flags, path=path)
         assert sizes == expected
 
 
 def test_shards_are_parts_of_the_whole(translations, capsys):
     whole = scores(translations.run(capsys)["H"])
-    parts = [translations.run(capsys, "--num-shards", 3, "--shard-id", shard)["H"] for shard in range(3)]
+    sharding = ["--batch-size", 1, "--num-shards", 3]
+    parts = [translations.run(capsys, *sharding, "--shard-id", shard)["H"] for shard in range(3)]
     assert [number for part in parts for number, *_ in part] != sorted(whole)
     assert scores([line for part in parts for line in part]) == whole
     nothing = translations.run(capsys, "--num-shards", 9, "--shard-id", 8)
