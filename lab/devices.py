@@ -6,6 +6,7 @@ normalizes with the statistics of its own share, and the running statistics are 
 """
 
 import argparse
+import ctypes
 import os
 import random
 from collections.abc import Callable
@@ -94,6 +95,15 @@ class Computing:
             raise box[1]
         return box[0]
 
+    def main_first(self, call: Callable[[], Result]) -> Result:
+        """Return what `call()` returns, which the other processes call when the main process is done.
+
+        What it downloads or leaves in a cache is there for them, as far as they see the same disk.
+        """
+        done: list[Result] = []
+        self.on_main(lambda: done.append(call()))
+        return done[0] if done else call()
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over all processes."""
         if self.world_size > 1:
@@ -124,12 +134,30 @@ def start(args: argparse.Namespace) -> Computing:
     return Computing(device, _AMP[args.amp], getattr(args, "compile", False), memory_format, rank, world_size)
 
 
+def keep_freed_memory() -> None:
+    """Let this process reuse freed memory instead of returning it, where the C library can be told so (glibc).
+
+    Otherwise every large array, such as the scores of a whole vocabulary, is made of fresh pages that the system has to
+    clear first, which can take longer than the computation that fills it. The process stays as large as it ever was.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # glibc's names for them are M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+
+
 def _device(name: str, local_rank: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not count):
         return torch.device("cpu")
     if name in ("auto", "cuda"):
         index = local_rank
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if processes > count > 0:  # all of them notice
+            raise UserError(f"{processes} processes need as many GPUs, {count} found; start fewer, or use --device cpu")
     elif name.removeprefix("cuda:").isdecimal():
         index = int(name.removeprefix("cuda:"))
     else:

@@ -86,6 +86,7 @@ def start(args: argparse.Namespace) -> devices.Computing:
     computing = devices.start(args)
     if computing.amp == torch.float16 and computing.device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU; --amp bf16 runs on the CPU, too")
+    devices.keep_freed_memory()
     return computing
 
 
