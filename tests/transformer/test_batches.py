@@ -47,6 +47,12 @@ def test_published_example_of_evaluation():
     assert lists(longest) == [[9], [3], [5], [8], [6, 1], [7, 2], [4, 0]]
 
 
+def test_evaluation_may_mix_lengths():
+    """By hand: three sentences end the first two batches, 3 x 9 and 2 x 12 words would be too many for the others."""
+    mixed = evaluation_batches(EXAMPLE, max_tokens=20, max_sentences=3, one_length=False)
+    assert lists(mixed) == [[0, 4, 2], [7, 1, 6], [8, 5], [3], [9]]
+
+
 def test_limits_and_order_of_a_large_corpus():
     random = numpy.random.RandomState(0)
     corpus = make_corpus(random.randint(2, 60, 3000), random.randint(2, 60, 3000))
