@@ -1,23 +1,42 @@
-"""The trainer's commands in README.md run as they stand, for one epoch on tiny images."""
+"""Commands in README.md run as they stand, but for a moment and on tiny data."""
 
+import io
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
+import generate
+import interactive
 import pytest
+import train
 import trainer
 
 from lab import images
 from tests.resnet import tiny
+from tests.transformer import tiny as tiny_translation
+from tests.transformer.programs import load_program
 
 PROGRAM = "python trainer.py "
+SMALL = "--hidden-size 16 --filter-size 32 --num-layers 1 --num-heads 2 --max-update 3 --device cpu"
+TRANSLATION = {  # by the program: what runs, and with which flags besides those in the text
+    "train.py": (train, SMALL),
+    "generate.py": (generate, "--max-len-b 5 --device cpu"),
+    "interactive.py": (interactive, "--max-len-b 5 --device cpu"),
+    "data/make-numbers.py": (load_program("data/make-numbers.py"), "--train 50 --valid 5 --test 5 --destdir ."),
+}
+
+
+def lines() -> list[str]:
+    """Return the lines of the shell blocks, in order, without comments."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (tiny.REPOSITORY / "README.md").read_text(), re.M | re.S)
+    return [line.split(" # ")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
 def commands() -> list[str]:
-    """Return the commands of the shell blocks that enter the trainer's folder, in order."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (tiny.REPOSITORY / "README.md").read_text(), re.M | re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line.split(" # ")[0].removeprefix(PROGRAM) for line in lines if line.startswith(PROGRAM)]
+    """Return the commands of the trainer of classifiers, in order."""
+    return [line.removeprefix(PROGRAM) for line in lines() if line.startswith(PROGRAM)]
 
 
 def test_the_commands_run_one_after_another(tmp_path, monkeypatch):
@@ -39,3 +58,27 @@ def test_the_commands_run_one_after_another(tmp_path, monkeypatch):
 def test_flags_in_the_text_exist(flag):
     assert flag in (tiny.REPOSITORY / "README.md").read_text()
     assert flag in trainer.build_parser().format_help()
+
+
+def test_the_translation_commands_run_one_after_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    every, used = lines(), []
+    for line in every[every.index("cd Transformer-PyTorch") :]:
+        if line.startswith("sh data/prepare-iwslt14.sh"):
+            assert (tiny.REPOSITORY / "Transformer-PyTorch" / line.split()[1]).is_file()
+            (tmp_path / "tiny").mkdir()
+            shutil.move(tiny_translation.make_data(tmp_path / "tiny"), "data-bin/iwslt14.tokenized.de-en")
+        match = re.fullmatch(r"(?:echo (.*) \| )?python (\S+\.py)(.*)", line)
+        if match and match[2] in TRANSLATION:
+            program, flags = TRANSLATION[match[2]]
+            if match[1]:
+                monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{match[1]}\n".encode())))
+            capsys.readouterr()
+            program.main(shlex.split(f"{match[3]} {flags}"))
+            used.append((match[2], capsys.readouterr().out))
+    assert [name for name, _ in used] == [
+        "data/make-numbers.py", "train.py", "generate.py", "interactive.py", "train.py", "generate.py"
+    ]  # fmt: skip
+    assert re.match(r"O\tzweiundvierzig\nH\t-?\d", used[3][1])
+    assert Path("results/translation/bleu.log").read_text() in used[5][1]
+    assert "Generate test with beam=5: BLEU4 = " in used[5][1]
