@@ -110,13 +110,10 @@ class Batches:
 
     def _draw(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the order of the images and the row of `_sources` for each position, both (images,)."""
-        # Mixed, not added: seed 0 in epoch 1 is not to repeat seed 1 in epoch 0.
-        mixed = numpy.random.SeedSequence(self.seed, spawn_key=(index,)).generate_state(1).item()
-        generator = torch.Generator().manual_seed(mixed)
-        count = len(self.data)
+        count, numbers = len(self.data), generator(self.seed, index)
         return (
-            torch.randperm(count, generator=generator),
-            torch.randint(len(self._sources), (count,), generator=generator),
+            torch.randperm(count, generator=numbers),
+            torch.randint(len(self._sources), (count,), generator=numbers),
         )
 
     def _cropped(self, chosen: Tensor, crops: Tensor) -> Tensor:
@@ -127,6 +124,14 @@ class Batches:
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         return pixels.float().mul_(self._scale).add_(self._shift).contiguous(memory_format=self._memory_format)
+
+
+def generator(seed: int, *key: int) -> torch.Generator:
+    """Return a generator on the CPU that follows from seed and key, such as the index of an epoch.
+
+    They are mixed, not added: seed 0 in epoch 1 is not to repeat seed 1 in epoch 0.
+    """
+    return torch.Generator().manual_seed(numpy.random.SeedSequence(seed, spawn_key=key).generate_state(1).item())
 
 
 def _sources(height: int, width: int, pad: int, flip: bool) -> Tensor:

@@ -1,8 +1,11 @@
 """Files that are written whole or not at all, and checkpoints that resume exactly."""
 
+import contextlib
+import glob
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .cli import UserError
+from .cli import FULL, UserError
 from .devices import Computing, random_state, set_random_state
+
+_UNFINISHED = ".part"
+_ABANDONED = 3600  # seconds since the last change of such a file, after which nobody is writing it any more
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: an interruption leaves the old file intact."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Let `write` fill a temporary file beside `path`, then rename it: an interruption leaves the old file intact.
+
+    A temporary file that a killed process has left is removed by the first call for the same `path` an hour later.
+
+    Raises:
+        OSError: if the disk is full, with the name `path`; for other reasons of the system's.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{_UNFINISHED}"):
+        with contextlib.suppress(OSError):  # it has just been renamed, or is not ours
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -26,8 +42,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        # When the disk is full, `torch.save` says that it is at a wrong position.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise
 
 

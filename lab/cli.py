@@ -1,7 +1,9 @@
 """Command lines: a user's mistake is one line on standard error and exit status 2, never a traceback."""
 
 import argparse
+import errno
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +18,10 @@ class RunError(Exception):
     """A run that cannot go on, through no fault in how it was started: exit status 1 and the message in one line."""
 
 
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file gets too large"}
+"""System errors that end a run with one line, and what it says."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a mistake in one line and takes no abbreviated flags."""
 
@@ -28,15 +34,32 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], object], prog: str) -> NoReturn:
-    """Call `main()` and exit: 0, or 2 (1) after printing a `UserError` (`RunError`) in one line."""
-    warnings.showwarning = lambda message, *_, **__: print(f"{prog}: warning: {message}", file=sys.stderr)
+    """Call `main()` and exit: 0, or 2 (1) after printing a `UserError` (`RunError`, a full disk) in one line.
+
+    Of several processes on a machine one prints the mistakes and warnings, which all have in common.
+    """
+
+    def say(kind: str, text: object) -> None:
+        print(f"{prog}: {kind}: {' '.join(str(text).split())}", file=sys.stderr)
+
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    warnings.showwarning = lambda message, *_, **__: say("warning", message) if first else None
     try:
         main()
-    except (UserError, RunError) as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+    except UserError as error:
+        if first:
+            say("error", error)
+        sys.exit(2)
+    except RunError as error:
+        say("error", error)
+        sys.exit(1)
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         sys.stdout = None
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say("error", f"cannot write {error.filename or 'a file'}: {FULL[error.errno]}")
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

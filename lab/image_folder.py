@@ -68,7 +68,7 @@ def read(folder: Path, files: Files, cache: Path) -> dict[str, tuple[Tensor, Ten
         try:
             cache.mkdir(parents=True, exist_ok=True)
             checkpoint.save(kept_at, {"fingerprint": fingerprint, "parts": parts})
-        except (OSError, RuntimeError) as error:  # torch.save raises either on a full disk
+        except OSError as error:
             print(f"note: the decoded images of {folder} are not kept in {cache}: {error}", file=sys.stderr)
     return parts
 

@@ -37,7 +37,8 @@ def load_batches(
         name: of the data set (`images.load`).
         args: parsed flags, among them `data_dir`, `holdout`, `seed` and `channels_last`.
     """
-    train, test = (part.to(computing.device) for part in images.load(name, args.data_dir))
+    parts = computing.main_first(lambda: images.load(name, args.data_dir))
+    train, test = (part.to(computing.device) for part in parts)
     if args.holdout >= len(train):
         raise UserError(f"--holdout {args.holdout} leaves none of the {len(train)} training images")
     valid = test

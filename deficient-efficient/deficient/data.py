@@ -4,11 +4,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy
 import torch
 from torch import Tensor
 
-from lab import images
+from lab import batches, images
 from lab.cli import UserError
 from lab.devices import Computing
 from lab.images import Batches, ImageSet
@@ -38,8 +37,7 @@ class CutoutBatches(Batches):
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and labels of pass `index`."""
-        mixed = numpy.random.SeedSequence((self.seed, index, self.length)).generate_state(1).item()
-        generator = torch.Generator().manual_seed(mixed)
+        generator = batches.generator(self.seed, index, self.length)
         height, width = self.data.images.shape[2:]
         rows, columns = (torch.randint(size, (len(self.data),), generator=generator) for size in (height, width))
         rows, columns = rows.to(self.data.images.device), columns.to(self.data.images.device)
@@ -78,7 +76,8 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
     source, data_dir = args.data or args.dataset, args.data_dir
     if source not in images.LOADERS and Path(source).is_dir() and not (Path(source) / "train").is_dir():
         source, data_dir = args.dataset, Path(source)
-    train, test = (part.to(computing.device) for part in images.load(source, data_dir))
+    parts = computing.main_first(lambda: images.load(source, data_dir))
+    train, test = (part.to(computing.device) for part in parts)
     if args.holdout >= len(train):
         raise UserError(f"--holdout {args.holdout} leaves none of the {len(train)} training images")
     valid = test

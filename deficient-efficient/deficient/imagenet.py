@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from lab.batches import MEAN, STD, Batches
+from lab.batches import MEAN, STD, Batches, generator
 from lab.cli import UserError
 
 SIZE, LARGER = 224, 256  # side of the images, and of the shorter side before the centre is cut out of it
@@ -42,14 +41,13 @@ class StreamedBatches(Batches):
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalized images (batch, 3, 224, 224) and labels (batch,) of pass `index` on the device."""
-        mixed = numpy.random.SeedSequence((self.seed, index)).generate_state(1).item()
-        generator = torch.Generator().manual_seed(mixed)
+        numbers = generator(self.seed, index)
         count = len(self.data)
-        order = (torch.randperm(count, generator=generator) if self.train else torch.arange(count)).tolist()
+        order = (torch.randperm(count, generator=numbers) if self.train else torch.arange(count)).tolist()
         parts = [order[slice(*self._part(batch))] for batch in range(len(self))]
         on_gpu = self.device.type == "cuda"
         loader = DataLoader(
-            self.data, batch_sampler=parts, num_workers=self.workers, generator=generator, pin_memory=on_gpu
+            self.data, batch_sampler=parts, num_workers=self.workers, generator=numbers, pin_memory=on_gpu
         )
         for images, labels in loader:
             images = images.to(self.device, memory_format=self._memory_format, non_blocking=on_gpu)

@@ -1,8 +1,11 @@
 """Files written whole or not at all, and states that are restored to the bit."""
 
 import argparse
+import errno
 import os
 import random
+import resource
+from pathlib import Path
 
 import numpy
 import pytest
@@ -46,6 +49,58 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         checkpoint.write_whole(path, interrupted)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def small_files_only():
+    """Let writing fail beyond 16 KiB, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("write", [checkpoint.save, checkpoint.save_json])
+@pytest.mark.parametrize("size", [10**4, 10**6])
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, small_files_only, write, size):
+    path = tmp_path / "file"
+    write(path, [])
+    before = path.read_bytes()
+    with pytest.raises(OSError) as full:
+        write(path, list(range(size)))
+    assert (full.value.errno, full.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["file"]
+
+
+def test_other_failures_to_save_are_not_taken_for_a_full_disk(tmp_path):
+    def fail(file):
+        try:
+            raise PermissionError
+        except PermissionError:
+            raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        checkpoint.write_whole(tmp_path / "file", fail)
+
+
+def leave_unfinished(path: Path, age: float) -> Path:
+    """Write as a process does that is killed, `age` seconds ago; return what it leaves."""
+    before = set(path.parent.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", lambda name: None)
+        with pytest.raises(SystemExit):
+            checkpoint.write_whole(path, lambda file: exit())
+    (left,) = set(path.parent.iterdir()) - before
+    os.utime(left, (left.stat().st_mtime - age,) * 2)
+    return left
+
+
+def test_what_a_killed_process_has_left_is_removed_when_nobody_can_be_writing_it(tmp_path):
+    leave_unfinished(tmp_path / "[a]", 7200)
+    kept = {leave_unfinished(tmp_path / name, 7200) for name in ("a", "[a].b")}
+    kept |= {leave_unfinished(tmp_path / "[a]", 1800), tmp_path / "[a]"}
+    checkpoint.write_whole(tmp_path / "[a]", lambda file: file.write(b"new"))
+    assert set(tmp_path.iterdir()) == kept
 
 
 def test_files_can_be_read_by_others(tmp_path):

@@ -1,6 +1,7 @@
 """Command lines: exit statuses, one line for a mistake, numbers within bounds."""
 
 import argparse
+import errno
 import warnings
 
 import pytest
@@ -26,6 +27,8 @@ def raised(error: BaseException):
         (lambda: None, 0, ""),
         (raised(UserError("two\n  lines")), 2, "prog: error: two lines\n"),
         (raised(RunError("no luck")), 1, "prog: error: no luck\n"),
+        (raised(OSError(errno.ENOSPC, "", "a.th")), 1, "prog: error: cannot write a.th: the disk is full\n"),
+        (raised(OSError(errno.EDQUOT, "")), 1, "prog: error: cannot write a file: the quota is used up\n"),
         (raised(KeyboardInterrupt()), 130, "prog: interrupted\n"),
     ],
 )
@@ -36,16 +39,38 @@ def test_exit_status(main, status, printed, capsys):
     assert capsys.readouterr() == ("", printed)
 
 
-def test_a_defect_of_ours_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run(raised(ZeroDivisionError()), "prog")
+@pytest.mark.parametrize("defect", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "", "a.th")])
+def test_a_defect_of_ours_keeps_its_traceback(defect):
+    with pytest.raises(type(defect)):
+        run(raised(defect), "prog")
+
+
+def warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("mind\n this", stacklevel=1)
 
 
 def test_warnings_are_one_line(capsys):
-    with pytest.raises(SystemExit), warnings.catch_warnings():
-        warnings.simplefilter("always")
-        run(lambda: warnings.warn("mind this", stacklevel=1), "prog")
+    with pytest.raises(SystemExit):
+        run(warn, "prog")
     assert capsys.readouterr().err == "prog: warning: mind this\n"
+
+
+@pytest.mark.parametrize(
+    "main, status, printed",
+    [
+        (raised(UserError("shared")), 2, ""),
+        (warn, 0, ""),
+        (raised(RunError("may be mine alone")), 1, "prog: error: may be mine alone\n"),
+    ],
+)
+def test_one_process_of_several_prints_what_all_have_in_common(main, status, printed, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as exit:
+        run(main, "prog")
+    assert exit.value.code == status
+    assert capsys.readouterr().err == printed
 
 
 def test_the_parser_takes_no_abbreviations_and_reports_mistakes():

@@ -11,7 +11,7 @@ import torch
 from lab import images
 from lab.cli import UserError
 from lab.images import load
-from tests.lab.test_images import write_image
+from tests.lab.images import write_image
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet-sample.zip"
 
