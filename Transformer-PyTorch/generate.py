@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from fairseq import options
 from fairseq.batches import Batch, collate, evaluation_batches
 from fairseq.bleu import Score, detokenize, sacre_bleu, sacre_line, tokenized_bleu
-from fairseq.corpus import Corpus, find_languages, load_dictionaries, load_split
-from fairseq.generation import Translator, Wording, alignment_text, read_lexicon
+from fairseq.corpus import Corpus, load_split
+from fairseq.generation import Translator, Wording, alignment_text
 from fairseq.search import Hypothesis
 from fairseq.text import join_subwords
 
@@ -160,17 +160,17 @@ def main(argv: list[str] | None = None) -> None:
     """Translate and score."""
     args = build_parser().parse_args(argv)
     check(args)
-    lexicon = read_lexicon(args.replace_unk)
-    computing = options.start(args)
-    languages = find_languages(args.data, args.source_lang, args.target_lang)
-    dictionaries = load_dictionaries(args.data, *languages)
-    need_target = args.score_reference or args.prefix_size > 0
-    text = args.replace_unk is not None
-    corpus = load_split(args.data, args.gen_subset, *languages, dictionaries, text=text, need_target=need_target)
+    translator = Translator.load(args, need_alignment=not args.quiet, prefix_size=args.prefix_size)
+    corpus = load_split(
+        args.data,
+        args.gen_subset,
+        *translator.languages,
+        translator.dictionaries,
+        text=args.replace_unk is not None,
+        need_target=args.score_reference or args.prefix_size > 0,
+    )
     if not len(corpus):
         raise UserError(f"{args.gen_subset} in {args.data} has no sentences")
-    alignment = {"need_alignment": not args.quiet or lexicon is not None, "prefix_size": args.prefix_size}
-    translator = Translator.load(args, dictionaries, computing, **alignment)
     limits = (args.max_source_positions, args.max_target_positions)
     batches = evaluation_batches(
         corpus,
@@ -180,10 +180,9 @@ def main(argv: list[str] | None = None) -> None:
         skip_invalid=args.skip_invalid_size_inputs_valid_test,
         one_length=not translator.masks_padding,
     )
-    wording = Wording(dictionaries[1], args.remove_bpe, lexicon)
     batches = batches[args.shard_id :: args.num_shards]
-    tally = translate_all(translator, Printer(corpus, wording, args.nbest), batches, args)
-    report(tally, translator.seconds, languages[1], args)
+    tally = translate_all(translator, Printer(corpus, translator.wording, args.nbest), batches, args)
+    report(tally, translator.seconds, translator.languages[1], args)
 
 
 if __name__ == "__main__":

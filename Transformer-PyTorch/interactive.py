@@ -12,16 +12,15 @@ import contextlib
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from fairseq import options
 from fairseq.batches import collate
 from fairseq.bleu import detokenize
-from fairseq.corpus import Corpus, find_languages, load_dictionaries
+from fairseq.corpus import Corpus
 from fairseq.dictionary import Dictionary
-from fairseq.generation import Translator, Wording, alignment_text, read_lexicon
+from fairseq.generation import Translator, alignment_text
 from fairseq.search import Hypothesis
 from fairseq.text import decoded, read_lines
 from sacremoses import MosesTokenizer
@@ -78,56 +77,40 @@ def preparation(args: argparse.Namespace, language: str) -> Callable[[str], str]
     return lambda line: functools.reduce(lambda text, step: step(text), steps, line)
 
 
-@dataclass
-class Interpreter:
-    """Answers lines of prepared text."""
+def answer(line: str, translator: Translator, longest: int) -> list[Hypothesis]:
+    """Return the hypotheses about a line; an empty one for a line without words, or, with a warning, too many.
 
-    translator: Translator
-    wording: Wording
-    dictionaries: tuple[Dictionary, Dictionary]
-    longest: int
-    """Most words of a line, its end counted."""
-    nbest: int
-
-    def translate(self, line: str) -> list[Hypothesis]:
-        """Return the hypotheses to print: an empty one for a line without words, or, with a warning, too many."""
-        ids = self.dictionaries[0].encode(line)
-        if len(ids) > self.longest:
-            too_long = f"warning: {len(ids) - 1} words in a line are too many, the most is {self.longest - 1}"
-            print(f"interactive.py: {too_long}; it is not translated", file=sys.stderr)
-        if not 1 < len(ids) <= self.longest:
-            return [Hypothesis([Dictionary.eos], 0.0, [0.0], [])]
-        batch = collate(Corpus([ids], None, *self.dictionaries), [0])
-        (hypotheses,) = self.translator.translate(batch.to(self.translator.computing.device))
-        return hypotheses[: self.nbest]
-
-    def answer(self, line: str) -> Iterator[tuple[float, str, str]]:
-        """Yield score, text and alignment of each hypothesis."""
-        for each in self.translate(line):
-            yield each.score, self.wording.text(each, line.split()), alignment_text(each)
+    Args:
+        longest: most words of a line, its end counted.
+    """
+    ids = translator.dictionaries[0].encode(line)
+    if len(ids) > longest:
+        too_long = f"{len(ids) - 1} words in a line are too many, the most is {longest - 1}; it is not translated"
+        print(f"interactive.py: warning: {too_long}", file=sys.stderr)
+    if not 1 < len(ids) <= longest:
+        return [Hypothesis([Dictionary.eos], 0.0, [0.0], [])]
+    batch = collate(Corpus([ids], None, *translator.dictionaries), [0])
+    (hypotheses,) = translator.translate(batch.to(translator.computing.device))
+    return hypotheses
 
 
 def main(argv: list[str] | None = None) -> None:
     """Answer the lines of standard input."""
     args = build_parser().parse_args(argv)
     check(args)
-    lexicon = read_lexicon(args.replace_unk)
-    computing = options.start(args)
-    languages = find_languages(args.data, args.source_lang, args.target_lang)
-    dictionaries = load_dictionaries(args.data, *languages)
-    prepare = preparation(args, languages[0])
-    translator = Translator.load(args, dictionaries, computing, need_alignment=True)
-    wording = Wording(dictionaries[1], args.remove_bpe, lexicon)
+    translator = Translator.load(args, need_alignment=True)
     longest = min(args.max_source_positions, translator.max_positions[0])
-    interpreter = Interpreter(translator, wording, dictionaries, longest, args.nbest)
+    prepare = preparation(args, translator.languages[0])
     if sys.stdin.isatty():
         print("type a sentence and press return; end with Ctrl-D", file=sys.stderr)
     for line in decoded(sys.stdin.buffer, "standard input"):
         print(f"O\t{line}")
-        for score, text, alignment in interpreter.answer(prepare(line)):
+        prepared = prepare(line)
+        for each in answer(prepared, translator, longest)[: args.nbest]:
+            text = translator.wording.text(each, prepared.split())
             if args.tokenizer:
-                (text,) = detokenize([text], languages[1])
-            print(f"H\t{score:.4f}\t{text}\nA\t{alignment}")
+                (text,) = detokenize([text], translator.languages[1])
+            print(f"H\t{each.score:.4f}\t{text}\nA\t{alignment_text(each)}")
         sys.stdout.flush()
 
 

@@ -11,22 +11,67 @@ import torch
 from lab.cli import RunError, UserError
 from lab.devices import Computing
 
+from . import options
 from .batches import Batch
 from .checkpoint import load_model
+from .corpus import find_languages, load_dictionaries
 from .dictionary import Dictionary
 from .search import Hypothesis, SearchSettings, average, search
 from .text import join_subwords, read_lines
 from .transformer import Transformer
 
 
+@dataclass(frozen=True)
+class Wording:
+    """How numbers of words become text."""
+
+    dictionary: Dictionary
+    remove_bpe: str | None = None
+    """The mark of a subword that goes on."""
+    lexicon: Mapping[str, str] | None = None
+    """If not None, unknown words become what this has for the source word they are aligned with, or that word."""
+
+    def text(self, hypothesis: Hypothesis, source: Sequence[str] = ()) -> str:
+        """Return the text of a hypothesis about the words `source`."""
+        words = [self.dictionary[number] for number in hypothesis.words[:-1]]
+        if self.lexicon is not None and hypothesis.alignment is not None:
+            for place, position in enumerate(hypothesis.alignment[:-1]):
+                # the end of the source is no word
+                if hypothesis.words[place] == Dictionary.unk and position < len(source):
+                    words[place] = self.lexicon.get(source[position], source[position])
+        return join_subwords(" ".join(words), self.remove_bpe)
+
+
+def read_lexicon(replace_unk: Path | bool | None) -> dict[str, str] | None:
+    """Return the dictionary that `--replace-unk` names, an empty one if it names none, or None without the flag.
+
+    Raises:
+        UserError: if the file is missing, or a line has no two words.
+    """
+    if replace_unk is None:
+        return None
+    lexicon: dict[str, str] = {}
+    for number, line in enumerate(read_lines(replace_unk) if isinstance(replace_unk, Path) else (), 1):
+        words = line.split()
+        if len(words) < 2:
+            raise UserError(f"{replace_unk}, line {number}: must be a source and a target word, not {line[:40]!r}")
+        lexicon[words[0]] = words[1]
+    return lexicon
+
+
+def alignment_text(hypothesis: Hypothesis) -> str:
+    """Return the alignment as printed: for every word the position of a source word, from 0."""
+    return " ".join(map(str, hypothesis.alignment or ()))
+
+
 @dataclass
 class Translator:
-    """Models that translate together, and how they search.
-
-    `seconds` is what translating has taken so far.
-    """
+    """Models that translate together, how they search, and what their words are."""
 
     models: Sequence[Transformer]
+    languages: tuple[str, str]
+    dictionaries: tuple[Dictionary, Dictionary]
+    wording: Wording
     settings: SearchSettings
     computing: Computing
     max_len_a: float = 0.0
@@ -37,16 +82,20 @@ class Translator:
     need_alignment: bool = False
     generator: torch.Generator | None = None
     seconds: float = field(default=0.0, init=False)
+    """What translating has taken so far."""
 
     @classmethod
-    def load(
-        cls, args: argparse.Namespace, dictionaries: tuple[Dictionary, Dictionary], computing: Computing, **options
-    ) -> "Translator":
-        """Return the translator that the flags of `options.add_generation_flags` ask for; `options` are other fields.
+    def load(cls, args: argparse.Namespace, *, need_alignment: bool, prefix_size: int = 0) -> "Translator":
+        """Return the translator that the flags ask for; see `options.add_generation_flags`.
 
         Raises:
-            UserError: if a checkpoint cannot be used, or has another rank scale than the flags say.
+            UserError: if data folder, device, a checkpoint or the file of `--replace-unk` cannot be used, or a model
+                has another rank scale than the flags say.
         """
+        lexicon = read_lexicon(args.replace_unk)
+        computing = options.start(args)
+        languages = find_languages(args.data, args.source_lang, args.target_lang)
+        dictionaries = load_dictionaries(args.data, *languages)
         models = [load_model(path, *dictionaries, computing.device) for path in args.path]
         for path, model in zip(args.path, models):
             found, wanted = model.config.rank_scale, args.rank_scale
@@ -60,9 +109,19 @@ class Translator:
             unkpen=args.unkpen,
             sampling=args.sampling,
         )
-        generator = torch.Generator(computing.device).manual_seed(args.seed)
-        limits = {"max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
-        return cls(models, settings, computing, generator=generator, **limits, **options)
+        return cls(
+            models,
+            languages,
+            dictionaries,
+            Wording(dictionaries[1], args.remove_bpe, lexicon),
+            settings,
+            computing,
+            args.max_len_a,
+            args.max_len_b,
+            prefix_size,
+            need_alignment or lexicon is not None,
+            torch.Generator(computing.device).manual_seed(args.seed),
+        )
 
     @property
     def max_positions(self) -> tuple[int, int]:
@@ -118,46 +177,3 @@ class Translator:
             result = call(*args, **options)  # lists, so a GPU has finished
         self.seconds += time.perf_counter() - start
         return result
-
-
-@dataclass(frozen=True)
-class Wording:
-    """How numbers of words become text."""
-
-    dictionary: Dictionary
-    remove_bpe: str | None = None
-    """The mark of a subword that goes on."""
-    lexicon: Mapping[str, str] | None = None
-    """If not None, unknown words become what this has for the source word they are aligned with, or that word."""
-
-    def text(self, hypothesis: Hypothesis, source: Sequence[str] = ()) -> str:
-        """Return the text of a hypothesis about the words `source`."""
-        words = [self.dictionary[number] for number in hypothesis.words[:-1]]
-        if self.lexicon is not None and hypothesis.alignment is not None:
-            for place, position in enumerate(hypothesis.alignment[:-1]):
-                # the end of the source is no word
-                if hypothesis.words[place] == Dictionary.unk and position < len(source):
-                    words[place] = self.lexicon.get(source[position], source[position])
-        return join_subwords(" ".join(words), self.remove_bpe)
-
-
-def read_lexicon(replace_unk: Path | bool | None) -> dict[str, str] | None:
-    """Return the dictionary that `--replace-unk` names, an empty one if it names none, or None without the flag.
-
-    Raises:
-        UserError: if the file is missing, or a line has no two words.
-    """
-    if replace_unk is None:
-        return None
-    lexicon: dict[str, str] = {}
-    for number, line in enumerate(read_lines(replace_unk) if isinstance(replace_unk, Path) else (), 1):
-        words = line.split()
-        if len(words) < 2:
-            raise UserError(f"{replace_unk}, line {number}: must be a source and a target word, not {line[:40]!r}")
-        lexicon[words[0]] = words[1]
-    return lexicon
-
-
-def alignment_text(hypothesis: Hypothesis) -> str:
-    """Return the alignment as printed: for every word the position of a source word, from 0."""
-    return " ".join(map(str, hypothesis.alignment or ()))

@@ -59,7 +59,7 @@ class Hypothesis:
     """For each of `words` the position in the source that got most attention."""
 
 
-class Ensemble:
+class _Ensemble:
     """Models that step together: their probabilities are averaged."""
 
     def __init__(self, models: Sequence, source: Tensor, need_attention: bool):
@@ -152,7 +152,7 @@ def search(
     """
     if prefix is not None:  # no translation is empty
         prefix = prefix.masked_fill(prefix[:, :1] == EOS, PAD)
-    decoders = Ensemble(models, source, need_alignment)
+    decoders = _Ensemble(models, source, need_alignment)
     padding = source.eq(PAD).sum(1)
     growing = _Growing.start(limit, need_alignment)
     ended = _Ended(limit, settings)
