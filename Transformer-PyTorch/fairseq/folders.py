@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.cli import UserError
+from lab.cli import FULL, UserError
 
 
 @contextmanager
@@ -20,6 +20,7 @@ def whole(folder: Path, check: Callable[[Path], object] = lambda new: None) -> I
 
     Raises:
         UserError: if a file cannot be written.
+        OSError: if the disk is full, with the name `folder`.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write into {folder}: it is no folder")
@@ -39,6 +40,8 @@ def whole(folder: Path, check: Callable[[Path], object] = lambda new: None) -> I
             temporary.chmod(0o755)
             temporary.rename(folder)
     except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, error.strerror, str(folder)) from None
         raise UserError(f"cannot write {error.filename or folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -151,8 +152,9 @@ def test_a_failure_leaves_nothing_behind(text, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(indexed, "write", fill_disk)
-    assert "cannot write" in complaint_about(lambda: call("--trainpref train"), PROGRAM, capsys)
-    assert "cannot write" in complaint_about(lambda: call("--trainpref train --destdir new"), PROGRAM, capsys)
+    for folder in ("data-bin", "new"):
+        main = partial(call, f"--trainpref train --destdir {folder}")
+        assert f"cannot write {folder}: the disk is full" in complaint_about(main, PROGRAM, capsys, status=1)
     assert snapshot(text) == before
 
 
