@@ -22,11 +22,11 @@ BASE = f"{MODEL} --max-tokens 100 --max-epoch 2 --lr-scheduler inverse_sqrt --wa
 LETTERS = "abcdefgh"
 
 
-def make_data(folder: Path, sizes: dict[str, int] | None = None, longest: int = 6) -> Path:
+def make_data(folder: Path, sizes: dict[str, int] | None = None, longest: int = 6, letters: str = LETTERS) -> Path:
     """Write and binarize strings of letters in `de` and their mirror images in `en`; return the data folder."""
     random_letters = random.Random(5)
     for split, size in (sizes or {"train": 90, "valid": 16, "test": 8}).items():
-        lines = [random_letters.choices(LETTERS, k=random_letters.randint(1, longest)) for _ in range(size)]
+        lines = [random_letters.choices(letters, k=random_letters.randint(1, longest)) for _ in range(size)]
         (folder / f"{split}.de").write_text("".join(f"{' '.join(line)}\n" for line in lines))
         (folder / f"{split}.en").write_text("".join(f"{' '.join(reversed(line))}\n" for line in lines))
     splits = [f"--{split}pref {folder / split}" for split in sizes or ("train", "valid", "test")]

@@ -1,0 +1,158 @@
+"""A mistake of the user's is one line that says what is wrong and what would be right; nothing on disk is changed."""
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import average_checkpoints
+import pytest
+import torch
+import train as program
+
+from lab.cli import run
+from tests import processes
+from tests.transformer import tiny
+
+# What is typed, and what the message must contain: what is wrong, and what would be right.
+TRAIN = {
+    "no architecture": ("data-bin", "required", "--arch"),
+    "unknown architecture": ("data-bin --arch transformer_huge", "transformer_huge", "transformer_base"),
+    "architecture of another family": ("data-bin --arch fconv_iwslt_de_en", "Transformers only", "transformer_small"),
+    "no such data": ("nowhere --arch transformer", "no such folder: nowhere"),
+    "folder without data": ("empty --arch transformer", "empty"),
+    "missing dictionary": ("no-dictionary --arch transformer", "dict.de.txt"),
+    "unknown language": ("data-bin --arch transformer -s fr -t en", "fr"),
+    "no such split": ("data-bin --arch transformer --valid-subset dev", "dev"),
+    "truncated data": ("truncated --arch transformer", "train.de-en.de"),
+    "training text of another dictionary": ("foreign-dictionary --arch transformer", "foreign-dictionary"),
+    "no sentence short enough": ("data-bin --arch transformer --max-source-positions 1", "no pair is left to train on: 90 of 90"),
+    "validation sentence too long": ("data-bin --arch transformer --max-target-positions 5", "of 16", "skip-invalid"),
+    "heads that do not divide the width": ("data-bin --arch transformer --num-heads 3", "256", "num_heads, 3"),
+    "no heads": ("data-bin --arch transformer --num_head 0", "at least 1, not 0"),
+    "too much dropout": ("data-bin --arch transformer --dropout 1", "dropout must be at least 0 and below 1"),
+    "too large a rank scale": ("data-bin --arch transformer --rank-scale 1.5", "between 0 and 1, not 1.5"),
+    "negative rank scale": ("data-bin --arch transformer --rank-scale -0.5", "at least 0, not -0.5"),
+    "empty batches": ("data-bin --arch transformer --max-tokens 0", "--max-tokens", "at least 1, not 0"),
+    "tokens that are no number": ("data-bin --arch transformer --max-tokens many", "an integer at least 1, not many"),
+    "unknown optimizer": ("data-bin --arch transformer --optimizer lion", "lion", "nag"),
+    "unknown schedule": ("data-bin --arch transformer --lr-scheduler cosine", "cosine", "inverse_sqrt"),
+    "unknown criterion": ("data-bin --arch transformer --criterion mse", "mse", "cross_entropy"),
+    "smoothing without its criterion": ("data-bin --arch transformer --label-smoothing 0.1", "label_smoothed_cross"),
+    "too much smoothing": ("data-bin --arch transformer --label-smoothing 2", "at most 1, not 2"),
+    "several rates": ("data-bin --arch transformer --lr 0.2,0.1", "--lr-scheduler fixed, not reduce_lr_on_plateau"),
+    "rate of zero": ("data-bin --arch transformer --lr 0", "--lr", "above 0, not 0"),
+    "rate below the smallest": ("data-bin --arch transformer --lr 1e-6", "above --min-lr 1e-05"),
+    "endless momentum": ("data-bin --arch transformer --momentum 1", "below 1 for nag"),
+    "code as betas": ("data-bin --arch transformer --adam-betas __import__('os')", "--adam-betas", "a number"),
+    "one beta": ("data-bin --arch transformer --adam-betas 0.9", "two numbers (B1, B2), not 0.9"),
+    "negative decay": ("data-bin --arch transformer --frobenius-decay -1", "at least 0, not -1"),
+    "several processes": (
+        "data-bin --arch transformer --distributed-world-size 4",
+        "--distributed-world-size 4", "1 process was started", "torchrun --nproc-per-node 4 train.py",
+    ),
+    "rendezvous by hand": ("data-bin --arch transformer --distributed-port 9999", "--distributed-port", "torchrun"),
+    "absent device": ("data-bin --arch transformer --device 77", "--device 77 is not there", "--device cpu"),
+    "two devices": ("data-bin --arch transformer --cpu --device 0", "--cpu contradicts --device 0"),
+    "half precision on a CPU": ("data-bin --arch transformer --device cpu --amp fp16", "--amp bf16"),
+    "average of nothing": ("data-bin --arch transformer --average-last 3 --no-save", "leave out --no-save"),
+    "continue and replace": ("data-bin --arch transformer --resume x.pt --overwrite", "give only one"),
+    "no such checkpoint": ("data-bin --arch transformer --restore-file x.pt", "x.pt: no such file"),
+    "text as checkpoint": (f"data-bin {tiny.MODEL} --resume text.pt", "text.pt is not a readable checkpoint"),
+    "pickled code as checkpoint": (f"data-bin {tiny.MODEL} --resume code.pt", "code.pt is not a readable checkpoint"),
+    "tensor as checkpoint": (f"data-bin {tiny.MODEL} --resume tensor.pt", "tensor.pt is not a checkpoint of train.py"),
+    "checkpoint of a later version": (f"data-bin {tiny.MODEL} --resume later.pt", "later.pt has format 9"),
+    "checkpoint of another size": ("data-bin --arch transformer --resume run/checkpoint1.pt", "another network"),
+    "checkpoint of another vocabulary": (
+        f"other-data {tiny.MODEL} --resume run/checkpoint1.pt", "another source vocabulary (12 symbols of de)", "15 symbols",
+    ),
+    "folder with another run": (f"data-bin {tiny.BASE} --save-dir run --seed 5", "seed 1, not 5", "another folder"),
+    "folder with foreign arguments": (f"data-bin {tiny.BASE} --save-dir foreign", "args.json cannot be read"),
+    "folder that is a file": (f"data-bin {tiny.BASE} --save-dir text.pt", "text.pt", "use another folder"),
+    "abbreviated flag": ("data-bin --arch transformer --spect", "--spect"),
+}  # fmt: skip
+
+AVERAGE = {
+    "no inputs": ("--output mean.pt", "--inputs"),
+    "no output": ("--inputs run/checkpoint1.pt", "--output"),
+    "no such input": ("--inputs run/checkpoint1.pt run/checkpoint9.pt --output mean.pt", "no such file: run/checkpoint9.pt"),
+    "text as input": ("--inputs text.pt --output mean.pt", "text.pt is not a readable checkpoint"),
+    "truncated input": ("--inputs run/checkpoint1.pt cut.pt --output mean.pt", "cut.pt is not a readable checkpoint"),
+    "pickled code as input": ("--inputs code.pt --output mean.pt", "code.pt is not a readable checkpoint"),
+    "tensor as input": ("--inputs tensor.pt --output mean.pt", "tensor.pt is not a checkpoint of train.py"),
+    "inputs of different shape": ("--inputs run/checkpoint1.pt shape.pt --output mean.pt", "different models", "differs"),
+    "inputs of different names": ("--inputs run/checkpoint1.pt names.pt --output mean.pt", "different models", "extra"),
+    "output into a file": ("--inputs run/checkpoint1.pt --output text.pt/mean.pt", "cannot write text.pt/mean.pt"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with data, a finished run, and files that are wrong in many ways."""
+    world = tmp_path_factory.mktemp("world")
+    data = tiny.make_data(world)
+    (world / "other").mkdir()
+    tiny.make_data(world / "other", letters=tiny.LETTERS + "xyz").rename(world / "other-data")
+    run = tiny.train(data, world / "run", "--max-epoch 1")
+    (world / "empty").mkdir()
+    (world / "foreign").mkdir()
+    (world / "foreign" / "args.json").write_text("[0.1]")
+    for name in ("no-dictionary", "truncated", "foreign-dictionary"):
+        shutil.copytree(data, world / name)
+    (world / "no-dictionary" / "dict.de.txt").unlink()
+    binary = world / "truncated" / "train.de-en.de.bin"
+    binary.write_bytes(binary.read_bytes()[:100])
+    (world / "foreign-dictionary" / "dict.de.txt").write_text("a 5\nb 4\n")
+
+    state = tiny.checkpoint(run)
+    (world / "text.pt").write_text("weights")
+    (world / "code.pt").write_bytes(pickle.dumps(Path("no tensor")))
+    (world / "cut.pt").write_bytes((run / "checkpoint1.pt").read_bytes()[:5000])
+    torch.save(torch.ones(3), world / "tensor.pt")
+    torch.save({**state, "version": 9}, world / "later.pt")
+    weights = state["state_dict"]
+    torch.save({**state, "state_dict": {name: value[:1] for name, value in weights.items()}}, world / "shape.pt")
+    torch.save({**state, "state_dict": {**weights, "extra": torch.ones(1)}}, world / "names.pt")
+    return world
+
+
+def snapshot(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def assert_one_line(world, main, typed, expected, monkeypatch, capfd):
+    monkeypatch.chdir(world)
+    before = snapshot(world)
+    with pytest.raises(SystemExit) as left:
+        run(lambda: main(typed.split()), "program.py")
+    captured = capfd.readouterr()
+    *warnings, error = captured.err.splitlines()
+    assert error.startswith("program.py: error: ") and not any("error" in line for line in warnings)
+    for fragment in expected:
+        assert fragment in error
+    assert captured.out == ""
+    assert left.value.code == 2
+    assert snapshot(world) == before
+
+
+@pytest.mark.parametrize("case", TRAIN)
+def test_a_mistake_in_training(world, case, monkeypatch, capfd):
+    typed, *expected = TRAIN[case]
+    typed = typed if "--save-dir" in typed else f"{typed} --save-dir new"
+    assert_one_line(world, program.main, typed, expected, monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("case", AVERAGE)
+def test_a_mistake_in_averaging(world, case, monkeypatch, capfd):
+    typed, *expected = AVERAGE[case]
+    assert_one_line(world, average_checkpoints.main, typed, expected, monkeypatch, capfd)
+
+
+def test_a_mistake_at_the_real_command_line(world):
+    script = tiny.REPOSITORY / "Transformer-PyTorch" / "train.py"
+    command = [sys.executable, str(script), "data-bin", "--arch", "lstm"]
+    environment = processes.environment("Transformer-PyTorch")
+    done = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("train.py: error: architecture 'lstm'") and done.stderr.count("\n") == 1
