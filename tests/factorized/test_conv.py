@@ -61,6 +61,22 @@ def test_both_paths_have_the_gradients_of_the_dense_convolution(square):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "kernel, strides", [((1, 1), [(1, 1)] * 2), ((1, 3), [(1, 2), (1, 1)]), ((3, 1), [(1, 1), (2, 1)])]
+)
+def test_two_steps_do_not_stride_along_kernels_of_one(kernel, strides, monkeypatch):
+    layer = FactorizedConv2d(3, 4, kernel, 5, stride=2, path="two_step")
+    taken, conv2d = [], F.conv2d
+
+    def recorded(x, weight, bias, stride, *rest):
+        taken.append(stride)
+        return conv2d(x, weight, bias, stride, *rest)
+
+    monkeypatch.setattr(F, "conv2d", recorded)
+    layer(torch.randn(2, 3, 7, 8))
+    assert taken == strides
+
+
 # Table 3.2 of the specification.
 @pytest.mark.parametrize(
     "rank_scale, ranks",

@@ -31,7 +31,8 @@ def test_linear_multiply_adds(lead, square):
 
 @pytest.mark.parametrize("square", [False, True])
 def test_convolution_multiply_adds(square):
-    for kernel, stride, padding, dilation in itertools.product([3, (1, 3), (2, 5)], [1, (2, 1)], [0, (1, 2)], [1, 2]):
+    kernels, strides = [3, 1, (1, 3), (2, 1), (2, 5)], [1, (2, 1), 3]
+    for kernel, stride, padding, dilation in itertools.product(kernels, strides, [0, (1, 2)], [1, 2]):
         layer = FactorizedConv2d(4, 6, kernel, 5, stride, padding, dilation, square=square)
         x = torch.randn(2, 4, 10, 11)
         layer.path = "composed"
