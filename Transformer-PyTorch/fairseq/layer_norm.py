@@ -33,6 +33,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (..., size)."""
+        if torch.compiler.is_compiling():  # the compiler makes one kernel of the formula
+            return self.gamma * (x - x.mean(-1, True)) / (x.std(-1, keepdim=True) + _EPSILON) + self.beta
         return _LayerNorm.apply(x, self.gamma, self.beta)
 
 
@@ -54,4 +56,4 @@ class _LayerNorm(torch.autograd.Function):
         dx, dgamma, _ = torch.ops.aten.native_layer_norm_backward(
             scaled, x, (n,), mean, rho, gamma, None, [True, True, False]
         )
-        return dx, dgamma, gradient.flatten(0, -2).sum(0)
+        return dx, dgamma, gradient.sum_to_size(n)

@@ -1,0 +1,258 @@
+"""Attention and the products of its heads (specification transformer.md, sections 5.2 and 6.3 to 6.5)."""
+
+import pytest
+import torch
+from torch import nn
+
+from factorized import (
+    AttentionCache,
+    FactorizedAttention,
+    OutputValue,
+    Packing,
+    QueryKey,
+    batch_spectral_init,
+    factorize,
+    factorized_modules,
+    merge,
+    parameter_count,
+    report,
+)
+from factorized.attention import attention_weights, head_width
+
+D, HEADS, B, T, S = 12, 3, 2, 5, 7
+
+
+@pytest.fixture(params=[1.0, 0.5])
+def attention(request):
+    """A layer with heads of width 4 or 2, in double precision."""
+    return FactorizedAttention(D, HEADS, request.param, dtype=torch.float64)
+
+
+def states(*shape: int, grad: bool = False) -> torch.Tensor:
+    return torch.randn(*shape, D, dtype=torch.float64, requires_grad=grad)
+
+
+def by_hand(attention: FactorizedAttention, x, memory, allowed) -> torch.Tensor:
+    """One head of one sentence after another, through the heads' products; `allowed` (B, T, S) marks visible keys."""
+    (QT, K), (O, V) = attention.query_key.factors(), attention.output_value.factors()
+    output = torch.zeros_like(x)
+    for head in range(attention.num_heads):
+        for b in range(len(x)):
+            scores = x[b] @ (QT[head] @ K[head]) @ memory[b].T / K.shape[1] ** 0.5
+            weights = (scores.exp() * allowed[b]) / (scores.exp() * allowed[b]).sum(1, keepdim=True)
+            output[b] += weights @ memory[b] @ (O[head] @ V[head]).T
+    return output
+
+
+def test_self_attention_by_hand(attention):
+    x = states(B, T)
+    torch.testing.assert_close(attention(x), by_hand(attention, x, x, torch.ones(B, T, T)))
+    causal = torch.ones(B, T, T).tril()
+    torch.testing.assert_close(attention(x, is_causal=True), by_hand(attention, x, x, causal))
+    real = torch.arange(T) < torch.tensor([[T], [3]])
+    found = attention(x, mask=real[:, None, None])
+    torch.testing.assert_close(found, by_hand(attention, x, x, real[:, None].expand(B, T, T)))
+
+
+def test_cross_attention_by_hand(attention):
+    x, memory = states(B, T), states(B, S)
+    mask = torch.rand(B, T, S) < 0.7
+    mask[:, :, 2] = True
+    expected = by_hand(attention, x, memory, mask)
+    torch.testing.assert_close(attention(x, memory, mask=mask[:, None]), expected)
+    torch.testing.assert_close(attention(x, attention.keys_values(memory), mask=mask[:, None]), expected)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_the_same_function_as_pytorchs_layer(cross):
+    """`nn.MultiheadAttention` with the same weights, outputs and gradients."""
+    ours = FactorizedAttention(D, HEADS, dtype=torch.float64)
+    theirs = nn.MultiheadAttention(D, HEADS, bias=False, batch_first=True, dtype=torch.float64)
+    products = ours.query_key, ours.output_value
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([products[0].query, products[0].key, products[1].value]))
+        theirs.out_proj.weight.copy_(products[1].output)
+    x, memory = states(B, T, grad=True), states(B, S) if cross else None
+    keys = memory if cross else x
+    expected, expected_weights = theirs(x, keys, keys, average_attn_weights=False)
+    output, weights = ours(x, memory, need_weights=True)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights, expected_weights)
+    torch.testing.assert_close(ours(x, memory), expected)
+    gradient = torch.randn_like(expected)
+    ours(x, memory).backward(gradient)
+    found, x.grad = x.grad, None
+    expected.backward(gradient)
+    torch.testing.assert_close(found, x.grad)
+    in_gradients = torch.cat([products[0].query.grad, products[0].key.grad, products[1].value.grad])
+    torch.testing.assert_close(in_gradients, theirs.in_proj_weight.grad)
+    torch.testing.assert_close(products[1].output.grad, theirs.out_proj.weight.grad)
+
+
+@pytest.mark.parametrize(
+    "d, heads, rank_scale, width",
+    [(256, 4, 1.0, 64), (256, 4, 0.25, 16), (256, 4, 0.5, 32), (256, 4, 0.1, 6), (256, 4, 2.0, 128), (8, 8, 0.01, 1)],
+)
+def test_width_of_heads(d, heads, rank_scale, width):
+    """Section 6.3, and at least 1."""
+    assert head_width(d, heads, rank_scale) == width
+    attention = FactorizedAttention(d, heads, rank_scale)
+    U, VT = attention.query_key.factors()
+    assert U.shape == (heads, d, width) and VT.shape == (heads, width, d) and attention.query_key.rank == width
+    assert parameter_count(attention) == 4 * d * heads * width
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [((8, 3), "3 does not divide 8"), ((8, 0), "0 does not divide"), ((8, 2, 0.0), "rank_scale"), ((8, 2, -1.0), "-1")],
+)
+def test_wrong_sizes(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        FactorizedAttention(*sizes)
+
+
+def test_products_are_factorized_modules_that_share_the_parameters(attention):
+    found = factorized_modules(nn.ModuleDict({"a": attention}))
+    assert {name: type(module) for name, module in found.items()} == {
+        "a.query_key": QueryKey,
+        "a.output_value": OutputValue,
+    }
+    owned = {id(parameter) for parameter in attention.parameters()}
+    assert len(owned) == 4
+    assert {id(factor._base) for module in found.values() for factor in module.factors()} == owned
+
+
+def test_balancing_leaves_the_function_as_it_is(attention):
+    """Section 6.4: the two factors of a head then have the nuclear norm of its product as their squared norms."""
+    x, memory = states(B, T), states(B, S)
+    before = attention(x, memory)
+    for products in (attention.query_key, attention.output_value):
+        U, VT = products.factors()
+        W = (U @ VT).detach()
+        products.spectral_init()
+        U, VT = products.factors()
+        torch.testing.assert_close(U @ VT, W)
+        sigma = torch.linalg.svdvals(W)[:, : products.rank]
+        torch.testing.assert_close(U.mT @ U, torch.diag_embed(sigma))
+        torch.testing.assert_close(VT @ VT.mT, torch.diag_embed(sigma))
+    torch.testing.assert_close(attention(x, memory), before)
+
+
+@pytest.mark.parametrize("shapes", [((9, 3), (3, 7)), ((2, 9, 3), (2, 3, 9)), ((2, 4, 6), (2, 6, 5))])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_balancing_equals_the_svd_of_the_product(shapes, dtype, tolerance):
+    """Through thin QR for narrow factors; slices of wide ones are multiplied out."""
+    U, VT = (torch.randn(*shape).to(dtype) for shape in shapes)
+    W = U.double() @ VT.double()
+    batch_spectral_init(U, VT)
+    rank = min(shapes[0][-1], *W.shape[-2:])
+    expected = torch.linalg.svdvals(W)[..., :rank]
+    for gram in (U.double().mT @ U.double(), VT.double() @ VT.double().mT):
+        wanted = torch.zeros_like(gram)
+        wanted.diagonal(dim1=-2, dim2=-1)[..., :rank] = expected
+        torch.testing.assert_close(gram, wanted, rtol=tolerance, atol=tolerance * expected.max().item())
+    torch.testing.assert_close(U.double() @ VT.double(), W, rtol=tolerance, atol=tolerance * expected.max().item())
+
+
+def test_balancing_a_product_of_lower_rank():
+    """Equal rows of one factor: the surplus directions become zero, the product stays."""
+    U, VT = torch.randn(1, 9, 3, dtype=torch.float64), torch.randn(1, 1, 7, dtype=torch.float64).repeat(1, 3, 1)
+    W = U @ VT
+    batch_spectral_init(U, VT)
+    torch.testing.assert_close(U @ VT, W)
+    assert U[..., 1:].abs().max() < 1e-6 and U.isfinite().all() and VT.isfinite().all()
+
+
+def test_weights_are_dropped_in_training_only():
+    x = states(B, T)
+    attention = FactorizedAttention(D, HEADS, dropout=0.5, dtype=torch.float64)
+    plain = FactorizedAttention(D, HEADS, dtype=torch.float64)
+    plain.load_state_dict(attention.state_dict())
+    assert not torch.allclose(attention(x), plain(x))
+    assert not torch.allclose(attention(x, need_weights=True)[0], plain(x))
+    torch.testing.assert_close(attention.eval()(x), plain(x))
+
+
+def test_weights_of_one_visible_key():
+    weights = attention_weights(torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.arange(5) == 3)
+    assert torch.equal(weights, (torch.arange(5) == 3).float().expand(2, 3, 5))
+
+
+def test_decoding_step_by_step_equals_causal_attention(attention):
+    x = states(B, 70)  # the cache grows on the way
+    expected = attention(x, is_causal=True)
+    cache = AttentionCache()
+    for step in range(x.shape[1]):
+        torch.testing.assert_close(attention(x[:, step : step + 1], cache=cache), expected[:, step : step + 1])
+    assert cache.slots == 70
+
+
+def test_decoding_several_hypotheses(attention):
+    """Two a sentence; the second is dropped for a copy of the first, then the sentences change places."""
+    x = states(B, 2, 3)  # hypotheses, steps
+    cache, own = AttentionCache(), torch.eye(2, dtype=torch.bool)
+    attention(x[:, :, 0], mask=own, cache=cache)
+    histories = torch.cat([own[[0, 0]], own], 1)
+    attention(x[:, :, 1], mask=histories, cache=cache)
+    cache.select(torch.tensor([1, 0]))
+    found = attention(x[[1, 0], :, 2], mask=torch.cat([histories, own], 1), cache=cache)[[1, 0]]
+    x[:, 1, 0] = x[:, 0, 0]
+    for hypothesis in range(2):
+        expected = attention(x[:, hypothesis], is_causal=True)[:, -1]
+        torch.testing.assert_close(found[:, hypothesis], expected)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_packed_sentences(attention, cross):
+    """Outputs and all gradients equal those of the padded batch at the real positions."""
+    real = torch.arange(T) < torch.tensor([[3], [T], [1]])
+    x, memory = states(3, T, grad=True), states(3, S, grad=True) if cross else None
+    options = {} if cross else {"is_causal": True}
+    inputs = [x, *attention.parameters(), *([memory] if cross else [])]
+    expected = attention(x, memory, **options)[real]
+    gradient = torch.randn_like(expected)
+    expected_gradients = torch.autograd.grad(expected, inputs, gradient)
+    for packing in (Packing.of(real), Packing(real.flatten().nonzero().squeeze(1), real.shape)):
+        found = attention(packing.pack(x), memory, packing=packing, **options)
+        torch.testing.assert_close(found, expected)
+        for ours, theirs in zip(torch.autograd.grad(found, inputs, gradient), expected_gradients):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_packing_and_unpacking():
+    real = torch.tensor([[True, True, False], [True, False, False]])
+    packing, x = Packing.of(real), torch.arange(6.0).view(2, 3)
+    assert torch.equal(packing.pack(x), torch.tensor([0.0, 1.0, 3.0]))
+    assert torch.equal(packing.unpack(packing.pack(x))[real], x[real])
+
+
+def test_one_of_many_layers():
+    """Merging and factorizing go around the heads' products, the report shows them."""
+    model = factorize(nn.ModuleList([FactorizedAttention(D, HEADS, 0.5), nn.Linear(D, D)]), rank_scale=0.5)
+    rows = {line.split()[0]: line.split()[1:] for line in report(model).splitlines()}
+    assert rows["0.query_key"] == [f"{HEADS}x{D}x{D}", "2", f"{2 * D * HEADS * 2}"]
+    assert rows["1"][0] == f"{D}x{D}"
+    x = torch.randn(B, T, D)
+    before = model[1](model[0](x))
+    merge(model)
+    assert type(model[0]) is FactorizedAttention and type(model[1]) is nn.Linear
+    torch.testing.assert_close(model[1](model[0](x)), before)
+    assert repr(model[0].query_key) == f"QueryKey(heads={HEADS}, {D}x{D}, rank=2)"
+
+
+def test_sixteen_bit_autocast():
+    attention, x = FactorizedAttention(D, HEADS), torch.randn(B, T, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(x, is_causal=True)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), attention(x, is_causal=True), rtol=0.05, atol=0.02)
+
+
+def test_compiled():
+    attention, x, memory = FactorizedAttention(D, HEADS), torch.randn(B, T, D), torch.randn(B, S, D)
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    packing = Packing.of(torch.arange(T) < torch.tensor([[3], [T]]))
+    torch.testing.assert_close(compiled(x, memory), attention(x, memory))
+    packed = packing.pack(x)
+    expected = attention(packed, is_causal=True, packing=packing)
+    torch.testing.assert_close(compiled(packed, is_causal=True, packing=packing), expected)
