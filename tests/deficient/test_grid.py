@@ -1,11 +1,14 @@
 """The 37 settings of the tensor study, and that `main.py` takes their command lines."""
 
+import json
 from collections import Counter
 
 import main as trainer
 import pytest
+import torch
 from deficient import settings
 
+from lab import images
 from lab.grid import TENSOR
 from lab.scripts import markers
 
@@ -51,11 +54,30 @@ def test_the_trainer_takes_every_command(name):
     assert args.nocrswd == (not {"crs", "frob"} & set(method.split("+")))
 
 
-def test_the_two_commands_of_the_documentation(tmp_path):
-    for extra in (["--conv", "Conv", "--target-ratio", "0.06667"], ["--conv", "TensorTrain_0.234"]):
-        flags = ["--wrn_depth", "28", "--wrn_width", "10", *extra, "-t", str(tmp_path), "--spectral", "--wd2fd"]
-        args = settings.build_parser().parse_args(["cifar10", "teacher", *flags])
-        settings.complete(args)
-        with_defaults = (args.batch_size, args.epochs, args.lr, args.weight_decay, args.device)
-        assert with_defaults == (128, 200, 0.1, 5e-4, "auto")
-        assert trainer.choose_folder(args) == (tmp_path, None)
+# The documentation's two commands, but for the folder.
+COMMANDS = [
+    f"cifar10 teacher --wrn_depth 28 --wrn_width 10 {conv} --spectral --wd2fd".split()
+    for conv in ("--conv Conv --target-ratio 0.06667", "--conv TensorTrain_0.234")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_two_commands_of_the_documentation(command, tmp_path):
+    args = settings.build_parser().parse_args([*command, "-t", str(tmp_path)])
+    settings.complete(args)
+    with_defaults = (args.batch_size, args.epochs, args.lr, args.weight_decay, args.device)
+    assert with_defaults == (128, 200, 0.1, 5e-4, "auto")
+    assert trainer.choose_folder(args) == (tmp_path, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "parameters"), zip(COMMANDS, (2_435_034, 607_160)))
+def test_the_two_commands_take_steps_at_full_size(command, parameters, tmp_path, monkeypatch):
+    """A batch of 128 images and one of 8."""
+    few = [part.split(count, None)[1] for part, count in zip(images.load("digits", tmp_path), (136, 10))]
+    monkeypatch.setitem(images.LOADERS, "digits", lambda data_dir: few)
+    trainer.main([*command, "-t", str(tmp_path), "--data", "digits", "--epochs", "1"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["compressed parameter count"] == parameters
+    state = torch.load(tmp_path / "checkpoint.t7", weights_only=True)
+    assert state["optimizer"]["state"] and 0 < state["history"]["train_losses"][0] < 10

@@ -197,6 +197,19 @@ def test_recipes_are_defaults():
     assert trainer.learning_rate(args, 150) == pytest.approx(0.0125 * (1 + math.cos(math.pi / 4)))
 
 
+def test_published_defaults():
+    published = {
+        "resume": "", "device": "auto", "student_checkpoint": Path("wrn_40_2_student_KT"), "module": None,
+        "teacher_checkpoint": Path("wrn_40_2_T"), "network": "WideResNet", "wrn_depth": 40, "wrn_width": 2,
+        "blocktype": "Basic", "AT_split": 1, "budget": None, "lr": 0.1, "momentum": 0.9, "lr_decay_ratio": 0.2,
+        "temperature": 4, "alpha": 0, "aux_loss": "AT", "beta": 1000, "epoch_step": [60, 120, 160], "epochs": 200,
+        "print_freq": 10, "batch_size": 128, "weight_decay": 5e-4, "nocrswd": False, "clip_grad": None,
+        "rank_scale": 0, "target_ratio": 0, "wd2fd": False, "spectral": False, "workers": 2, "imagenet_loc": None,
+    }  # fmt: skip
+    found = vars(completed("--conv", "Conv"))
+    assert {name: found[name] for name in published} == published
+
+
 def test_flags_of_the_published_command_lines():
     args = completed(
         "--wrn_depth", 28, "--wrn_width", 10, "--conv", "TensorTrain_0.234", "-t", "somewhere", "--spectral", "--wd2fd",

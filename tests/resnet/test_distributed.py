@@ -1,8 +1,6 @@
 """Two processes on one machine give what one process gives."""
 
-import socket
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,19 +8,13 @@ import torch
 from lab.batches import Batches
 from lab.cli import UserError
 from lab.plots import scalars
+from tests import processes
 from tests.resnet import shares, tiny
 
 
 def torchrun(module: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a module in two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", module, *arguments]
-    return subprocess.run(
-        command, cwd=tiny.REPOSITORY, env=tiny.environment(), capture_output=True, text=True, timeout=500
-    )
+    return processes.torchrun("pytorch_resnet_cifar10", "-m", module, *arguments)
 
 
 def test_two_processes_train_as_one(tmp_path):

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -19,8 +18,9 @@ import trainer
 
 from lab import images
 from lab.cli import run
+from tests import processes
 
-REPOSITORY = Path(images.__file__).resolve().parent.parent
+REPOSITORY = processes.REPOSITORY
 COMMAND = [sys.executable, "-m", "tests.resnet.tiny"]
 BASE = ("--data", "digits", "--arch", "resnet20", "--epochs", "2", "--batch-size", "32", "--device", "cpu")
 FACTORIZED = ("--rank-scale", "0.111", "--wd2fd")
@@ -72,8 +72,7 @@ def weights(folder: Path, name: str = "model.th") -> dict[str, torch.Tensor]:
 
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a process that runs `COMMAND` or a module of the repository."""
-    paths = (str(REPOSITORY), str(REPOSITORY / "pytorch_resnet_cifar10"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **variables}
+    return processes.environment("pytorch_resnet_cifar10", **variables)
 
 
 def start_process(folder: Path, *flags: str) -> multiprocessing.Process:
