@@ -1,5 +1,6 @@
 """What training prints: a progress bar, or lines that people or programs read."""
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,19 +20,22 @@ def shown(name: str, value: float) -> str:
     return f"{value:g}" if decimals is None else f"{value:.{decimals}f}"
 
 
+def form_of(args: argparse.Namespace) -> str:
+    """Return the form of the log that the flags ask for: no bar without a terminal to draw it on."""
+    form = "simple" if args.no_progress_bar else args.log_format or "tqdm"
+    return "simple" if form == "tqdm" and not sys.stderr.isatty() else form
+
+
 class Log:
     """Prints, in the main process, averages by their names.
 
     Args:
-        form: `tqdm` (a bar on a terminal, and a line per epoch), `simple` (lines), `json` (lines of JSON), `none`; None
-            for `tqdm` on a terminal and else `simple`.
+        form: `tqdm` (a bar, and a line per epoch), `simple` (lines), `json` (lines of JSON) or `none`.
         interval: batches between the lines within an epoch.
     """
 
-    def __init__(self, record: Record, form: str | None, interval: int):
-        form = form or "tqdm"
-        self.form = "simple" if form == "tqdm" and not sys.stderr.isatty() else form
-        self.record, self.interval = record, interval
+    def __init__(self, record: Record, form: str, interval: int):
+        self.record, self.form, self.interval = record, form, interval
         self._bar = None
 
     def follow(self, items: Iterable[Item], total: int, epoch: int) -> Iterator[Item]:

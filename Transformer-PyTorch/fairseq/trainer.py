@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lab.cli import RunError
@@ -50,7 +50,8 @@ class Meter:
     def add(self, sums: Tensor, **counts: int) -> None:
         """Add what an update leads to."""
         self.sums += sums
-        self.counts = {name: count + counts.get(name, 1) for name, count in self.counts.items()}
+        counts["updates"] = 1
+        self.counts = {name: count + counts[name] for name, count in self.counts.items()}
         if self._start is None:  # the first update is slow and does not count for rates
             self._start = time.perf_counter(), self.counts
 
@@ -63,9 +64,8 @@ class Meter:
         loss, nll, skipped, norm, clipped = self._total().tolist()
         updates, tokens, sentences, samples = (max(count, 1) for count in self.counts.values())
         loss, nll, norm = loss / samples / math.log(2), nll / tokens / math.log(2), norm / updates
-        for what, value in (("loss", loss), ("gradient", norm)):
-            if not math.isfinite(value):
-                raise RunError(f"the {what} is {value} in {place}; stopped, the last checkpoint is as it was")
+        _check_finite(f"loss in {place}", loss)
+        _check_finite(f"gradient in {place}", norm)
         started, before = self._start or (time.perf_counter(), self.counts)
         seconds = max(time.perf_counter() - started, 1e-9)
         return {
@@ -147,8 +147,11 @@ class Trainer:
         Args:
             tokens, sentences: of the batches of all processes.
             samples: what the gradient is divided by: one of the two.
+
+        Raises:
+            RunError: if losses or gradients are not finite; that is looked at from time to time.
         """
-        self._network.train()
+        self.model.train()
         # Every update has random numbers of its own, so that a continued run needs no generator's state.
         place = self.updates * self.computing.world_size + self.computing.rank
         torch.manual_seed(((self.seed << 32) + place) % 2**63)
@@ -159,7 +162,7 @@ class Trainer:
                 sums[:2] += self._backward(batch, samples)
             except torch.OutOfMemoryError:
                 sums[2] += 1
-                self.optimizer.zero_grad()  # a half-finished backward pass, and the batches before it
+                self.optimizer.zero_grad()  # of a half-finished backward pass, and of the batches before it
         if self.computing.world_size > 1:
             self._sum_gradients()
         elif self._parameters[0].grad is None:  # no batch fitted into memory
@@ -185,17 +188,17 @@ class Trainer:
 
     def _backward(self, batch: Batch, samples: int) -> Tensor:
         """Add the gradient of the loss over `samples`; return (loss, negative log-likelihood), summed."""
-        loss, nll = self._losses(batch)
+        loss, nll = self._losses(self._network, batch)
         self.computing.scaler.scale(loss / samples).backward()
         return torch.stack([loss.detach(), nll])
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _losses(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         positions = batch.target.flatten().ne(PAD).nonzero()[:, 0]  # found before the move: a GPU would have to wait
         gold = batch.target.flatten()[positions]
         device = self.computing.device
         inputs = (t.to(device, non_blocking=True) for t in (batch.source, batch.decoder_input, positions))
         with self.computing.autocast():
-            logits = self._network(*inputs)
+            logits = network(*inputs)
         return label_smoothed_cross_entropy(logits, gold.to(device, non_blocking=True), self.smoothing)
 
     def _sum_gradients(self) -> None:
@@ -210,13 +213,24 @@ class Trainer:
     def evaluate(self, batches: Iterable[Batch], tokens: int, samples: int) -> Loss:
         """Return the averages over the batches of all processes, without dropout.
 
+        Not compiled: that would take as long as compiling the training step, for a small part of the work.
+
         Args:
             batches: this process's share.
             tokens, samples: of all, the latter what the loss is divided by.
+
+        Raises:
+            RunError: if the loss is not finite.
         """
-        self._network.eval()
+        self.model.eval()
         sums = self.meter.sums.new_zeros(2)
         for batch in batches:
-            sums += torch.stack(self._losses(batch))
+            sums += torch.stack(self._losses(self.model, batch))
         loss, nll = self.computing.sum(sums).tolist()
+        _check_finite("validation loss", loss)
         return Loss(loss / samples / math.log(2), nll / tokens / math.log(2))
+
+
+def _check_finite(what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise RunError(f"the {what} is {value}; stopped, the last checkpoint is as it was")

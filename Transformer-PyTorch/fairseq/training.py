@@ -19,7 +19,7 @@ from .batches import Batch, collate, epoch_batches, evaluation_batches, shard
 from .corpus import Corpus, find_languages, load_dictionaries, load_split
 from .diagnostics import diagnostics
 from .dictionary import Dictionary
-from .log import Log
+from .log import Log, form_of
 from .trainer import Loss, Meter, Trainer
 from .transformer import TransformerConfig, build_model, dense_parameter_count
 
@@ -182,7 +182,8 @@ class Run:
     def start(self, record: Record) -> None:
         """Train to the end and write the results."""
         self.record = record
-        self.log = Log(record, "simple" if self.args.no_progress_bar else self.args.log_format, self.args.log_interval)
+        form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
+        self.log = Log(record, form, self.args.log_interval)
         valid = None
         while not self._is_over():
             valid = self._train_epoch()
@@ -308,7 +309,7 @@ class Run:
             *lines,
             f"| model {args.arch}, criterion {args.criterion}",
             f"| num. model params: {parameters}{ratio}",
-            f"| training on {computing.device.type.upper()}, {computing.world_size} processes",
+            f"| training on {computing.world_size} x {computing.device}",
             f"| max tokens per process = {args.max_tokens} and max sentences per process = {args.max_sentences}",
         ]
 

@@ -267,7 +267,7 @@ def test_compilation(data, tmp_path, flags):
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     flags = "--max-epoch 4 --optimizer sgd --momentum 0 --clip-norm 0 --lr-scheduler fixed"
-    with pytest.raises(RunError, match="is (nan|inf) in epoch 2; stopped, the last checkpoint is as it was"):
+    with pytest.raises(RunError, match="loss in epoch 2 is (nan|inf); stopped, the last checkpoint is as it was"):
         tiny.train(data, tmp_path / "run", f"{flags} --lr 0.1,1e20")
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
     assert tiny.checkpoint(tmp_path / "run")["epoch"] == 2
@@ -315,7 +315,7 @@ def test_meter():
     again.load_state_dict(meter.state_dict())
     assert again.read("here")["loss"] == pytest.approx(2)
     meter.add(torch.full((5,), float("nan")), tokens=1, sentences=1, samples=1)
-    with pytest.raises(RunError, match="the loss is nan in update 5"):
+    with pytest.raises(RunError, match="the loss in update 5 is nan"):
         meter.read("update 5")
 
 
