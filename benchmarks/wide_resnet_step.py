@@ -1,9 +1,9 @@
 """Training step and peak memory of WRN-28-10 at the six compressed settings, against dense.
 
 A step is forward, backward, Frobenius decay and SGD, of 32 images on a CPU (one thread, in CPU time, so that other
-programs do not count) and 128 on a GPU. Target: every setting in less time than the dense step. A tensor layer keeps one
-more activation than a dense one, the output of its depthwise convolution, and far fewer parameters; which weighs more
-depends on the batch.
+programs do not count) and 128 on a GPU. Target: every setting in less time than the dense step. A tensor layer keeps
+one more activation than a dense one, the output of its depthwise convolution, and far fewer parameters; which weighs
+more depends on the batch.
 
     python benchmarks/wide_resnet_step.py                                  all settings: four minutes of CPU time
     python benchmarks/wide_resnet_step.py Tucker_0.68 --repeats 1          one setting and dense
