@@ -16,6 +16,7 @@ from .embedding import FactorizedEmbedding
 from .layer import FactorizedLayer, Fill, scaled_rank
 from .linear import FactorizedLinear
 from .modules import factorized_modules, select, unwrap
+from .parallel import for_each
 from .spectral import spectral_init
 
 # Exact types: a subclass may use its weight in its own way (nn.MultiheadAttention reads its projection's weight).
@@ -256,11 +257,16 @@ def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, Factorized
         # A large matrix gains nothing from a batch, for which it would have to be copied.
         alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE else None
         groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device, alone), []).append(name)
-    for names in groups.values():
+
+    def start(names: list[str]) -> None:
         matrices = [new[name].matrix_of(dense[name]).detach() for name in names]
         batch = torch.stack(matrices) if len(names) > 1 else matrices[0][None]
         for name, U, VT in zip(names, *spectral_init(batch, new[names[0]].rank)):
             new[name].set_factors(U, VT)
+
+    # The largest first, lest one of them is left for the end.
+    by_size = sorted(groups.values(), key=lambda names: -new[names[0]].U.shape[0] * new[names[0]].VT.shape[1])
+    for_each(start, by_size, on_gpu=any(layer.U.is_cuda for layer in new.values()))
 
 
 def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:

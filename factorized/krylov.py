@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 16  # vectors multiplied at a time: enough for matrix products at full speed, few enough to stop in time
-_SMALLEST_SIZE = 512  # below that LAPACK is as fast
+_SMALLEST_SIZE = 256  # below that LAPACK is as fast
 _FEW = 1 / 40  # share of the directions up to which this is faster
 _TOLERANCE = 1e-5  # by which the error of the truncated product may exceed the smallest possible one, relative to that
 _CAUTION = 1.375  # factor on the estimate of that excess
