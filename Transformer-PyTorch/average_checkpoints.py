@@ -1,4 +1,4 @@
-"""Average the weights of several checkpoints of one model: `--inputs checkpoint8.pt checkpoint9.pt --output mean.pt`."""
+"""Average the weights of several checkpoints of one model."""
 
 from pathlib import Path
 

@@ -29,8 +29,8 @@ def build_parser() -> Parser:
     # fmt: off
     add = parser.add_argument_group("what to train and validate on").add_argument
     add("--train-subset", default="train", metavar="SPLIT", help="split to train on (default train)")
-    add("--valid-subset", default="valid", metavar="SPLIT,...", help="splits to validate on; the first one decides which checkpoint is best (default valid)")  # noqa: E501
-    add("--max-sentences-valid", type=positive, metavar="N", help="sentences of a validation batch (default: --max-sentences)")
+    add("--valid-subset", default="valid", metavar="SPLIT,...", help="splits to validate on (default valid)")
+    add("--max-sentences-valid", type=positive, metavar="N", help="the same for validation (default: the same)")
     add("--sample-without-replacement", type=count, default=0, metavar="N", help="batches of an epoch (default: all)")
     add("--curriculum", type=count, default=0, metavar="N", help="keep the order of length in the first N epochs")
 
@@ -45,7 +45,7 @@ def build_parser() -> Parser:
     add("--relu-dropout", type=real, metavar="P", help="inside the feed-forward networks (default 0.1)")
     add("--position", choices=POSITIONS, help="position embeddings (default learned)")
     add("--share-input-output-embed", action="store_true", help="the output layer uses the target's embeddings")
-    add("--no-cross-mask", action="store_true", help="let the decoder attend to padding of the source, as code of 2018 did")
+    add("--no-cross-mask", action="store_true", help="let the decoder attend to source padding, as in 2018")
     options.add_rank_flags(parser)
 
     add = parser.add_argument_group("optimization").add_argument
@@ -54,30 +54,30 @@ def build_parser() -> Parser:
     add("--max-epoch", "--me", type=count, default=0, metavar="N", help="stop after epoch N")
     add("--max-update", "--mu", type=count, default=0, metavar="N", help="stop after N updates")
     add("--clip-norm", type=any_real, default=25.0, metavar="C", help="largest gradient norm; 0: any (default 25)")
-    add("--sentence-avg", action="store_true", help="divide gradients by the number of sentences, not of target tokens")
-    add("--update-freq", type=positive, default=1, metavar="N", help="batches of an update, for every process (default 1)")
+    add("--sentence-avg", action="store_true", help="divide gradients by sentences, not by target tokens")
+    add("--update-freq", type=positive, default=1, metavar="N", help="batches of an update (default 1)")
     add("--optimizer", choices=OPTIMIZERS, default="nag", help="default nag")
-    add("--lr", "--learning-rate", type=_rates, default=[0.25], metavar="LR,...", help="learning rate; several, one for each epoch, with --lr-scheduler fixed (default 0.25)")  # noqa: E501
+    add("--lr", "--learning-rate", type=_rates, default=[0.25], metavar="LR,...", help="rate, or rates of epochs")
     add("--momentum", type=share, default=0.99, metavar="M", help="of nag and sgd (default 0.99)")
     add("--adam-betas", type=_betas, default=[0.9, 0.999], metavar="(B1,B2)", help="default (0.9, 0.999)")
     add("--adam-eps", type=real, default=1e-8, metavar="E", help="default 1e-8")
     add("--weight-decay", "--wd", type=real, default=0.0, metavar="W", help="default 0")
     add("--lr-scheduler", choices=SCHEDULES, default="reduce_lr_on_plateau", help="default reduce_lr_on_plateau")
     add("--warmup-updates", type=count, default=4000, metavar="N", help="of inverse_sqrt; 0: none (default 4000)")
-    add("--warmup-init-lr", type=any_real, default=-1.0, metavar="LR", help="of inverse_sqrt, first rate; -1: --lr (default)")
+    add("--warmup-init-lr", type=any_real, default=-1.0, metavar="LR", help="first of inverse_sqrt; -1: --lr (default)")
     add("--force-anneal", "--fa", type=count, metavar="N", help="of fixed: shrink the rate from epoch N on")
     add("--lr-shrink", type=share, default=0.1, metavar="S", help="of fixed and reduce_lr_on_plateau (default 0.1)")
     add("--min-lr", type=real, default=1e-5, metavar="LR", help="stop once the rate has fallen to this (default 1e-5)")
 
     add = parser.add_argument_group("files").add_argument
-    add("--save-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of the run (default checkpoints)")
-    add("--resume", default="auto", metavar="FILE", help=f"checkpoint to go on from; auto (default): {LAST} in --save-dir, if any")
+    add("--save-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="the run's (default checkpoints)")
+    add("--resume", default="auto", metavar="FILE", help=f"go on from this, or auto (default): {LAST}, if any")
     add("--restore-file", dest="resume", metavar="NAME", help="old form of --resume; a file in --save-dir")
     add("--overwrite", action="store_true", help="replace the run that --save-dir holds")
     add("--save-interval", type=number(int), default=-1, metavar="N", help="also save every N updates")
     add("--no-save", action="store_true", help="write no checkpoints")
     add("--no-epoch-checkpoints", action="store_true", help="keep the last and the best checkpoint only")
-    add("--average-last", type=count, default=0, metavar="N", help="at the end, average the checkpoints of the last N epochs")
+    add("--average-last", type=count, default=0, metavar="N", help="average checkpoints of the last N epochs")
     add("--validate-interval", type=positive, default=1, metavar="N", help="epochs between validations (default 1)")
     add("--no-diagnostics", action="store_true", help="do not compute norms of the matrices before every epoch")
     options.add_output_flags(parser)

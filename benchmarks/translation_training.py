@@ -29,13 +29,14 @@ from lab.devices import Computing, keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "Transformer-PyTorch"))
 import train as program  # noqa: E402  (an experiment's folder is not a package)
-from fairseq import optimization, schedule, training  # noqa: E402
+from fairseq import optimization, schedule  # noqa: E402
 from fairseq.batches import Batch, collate, training_batches  # noqa: E402
+from fairseq.feed import load_data  # noqa: E402
 from fairseq.trainer import Trainer  # noqa: E402
 from fairseq.transformer import build_model  # noqa: E402
 
 PAD = 1
-ROUND, REPEATS = 3, 5
+ROUND, REPEATS = 2, 4
 FLAGS = "--arch transformer_small --clip-norm 0.1 --dropout 0.2 --criterion label_smoothed_cross_entropy "
 FLAGS += "--label-smoothing 0.1 --lr-scheduler inverse_sqrt --weight-decay 1e-4 "
 FACTORIZED = "--spectral --spectral-quekey --spectral-outval --wd2fd --wd2fd-quekey --wd2fd-outval --rank-scale"
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         print("CPU time of one thread")
     keep_freed_memory()
     flags = program.build_parser().parse_args([str(args.data), *FLAGS.split()])
-    data = training.load_data(flags)
+    data = load_data(flags)
     sizes = tuple(map(len, data.dictionaries))
     chosen = training_batches(data.train, seed=2, max_tokens=args.max_tokens)[:ROUND]
     batches = [collate(data.train, ids) for ids in chosen]
@@ -154,11 +155,9 @@ def main(argv: list[str] | None = None) -> None:
         dense = seconds["dense"]
         rates = ", ".join(f"{name} {words / seconds[name]:.0f}" for name in candidates)
         print(f"{setting}: words/s: {rates}; dense / straightforward {seconds['straightforward'] / dense:.2f}")
-        shares = ", ".join(
-            f"{name} {seconds[name] / dense:.2f} of dense, decay {100 * ROUND * seconds[f'decay {name}'] / seconds[name]:.2f} %"
-            for name in ("0.5", "0.25")
-        )
-        print(f"{setting}: step at rank scale {shares}", flush=True)
+        for name in ("0.5", "0.25"):
+            decay = ROUND * seconds[f"decay {name}"] / seconds[name]
+            print(f"{setting}: step at {name}: {seconds[name] / dense:.2f} of dense; decay {100 * decay:.2f} % of it")
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def check_dictionaries(state: dict, dictionaries: tuple[Dictionary, Dictionary],
         theirs, ours = state[f"{side}_dictionary"], dictionary.identity()
         if theirs != ours:
             raise UserError(
-                f"{path} is of another {side} vocabulary ({theirs['size']} symbols of {state[f'{side}_language']}) than "
-                f"the data ({ours['size']} symbols): use the data folder it was trained with"
+                f"{path} is of another {side} vocabulary ({theirs['size']} symbols of {state[f'{side}_language']}) "
+                f"than the data ({ours['size']} symbols): use the data folder it was trained with"
             )
 
 

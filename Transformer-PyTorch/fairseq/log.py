@@ -10,8 +10,8 @@ from lab.record import Record, progress
 
 Item = TypeVar("Item")
 
-_DECIMALS = {"loss": 3, "nll_loss": 3, "ppl": 2, "wps": 0, "ups": 2, "wpb": 0, "bsz": 1, "gnorm": 3, "clip": 0, "oom": 0}
-_DECIMALS |= {"sample_size": 0, "num_updates": 0}
+_DECIMALS = {"loss": 3, "nll_loss": 3, "ppl": 2, "wps": 0, "ups": 2, "wpb": 0, "bsz": 1, "gnorm": 3}
+_DECIMALS |= dict.fromkeys(("clip", "oom", "sample_size", "num_updates"), 0)
 
 
 def shown(name: str, value: float) -> str:

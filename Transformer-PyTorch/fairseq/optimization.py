@@ -53,7 +53,8 @@ def build(args: argparse.Namespace, model: nn.Module) -> Optimization:
     if chosen:
         origin = ", the value of --weight-decay since --frobenius-decay is not given"
         origin = origin if args.frobenius_decay is None else ""
-        description.append(f"| Frobenius decay {coefficient:g}{origin}: {len(chosen)} modules ({' '.join(asked)}), {free}")
+        where = f"{len(chosen)} modules ({' '.join(asked)}), {free}"
+        description.append(f"| Frobenius decay {coefficient:g}{origin}: {where}")
     return Optimization(OPTIMIZERS[args.optimizer](groups, args), decay, description)
 
 

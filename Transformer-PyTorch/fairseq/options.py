@@ -21,11 +21,11 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("data", type=Path, metavar="DIR", help="folder that preprocess.py wrote")
     add("--source-lang", "-s", metavar="LANG", help="language to translate from (default: that of the files in DIR)")
     add("--target-lang", "-t", metavar="LANG", help="language to translate to (default: that of the files in DIR)")
-    add("--max-source-positions", type=POSITIVE, default=1024, metavar="N", help="longest source in tokens (default 1024)")
-    add("--max-target-positions", type=POSITIVE, default=1024, metavar="N", help="longest target in tokens (default 1024)")
-    add("--skip-invalid-size-inputs-valid-test", action="store_true", help="skip pairs that are empty or too long when evaluating, instead of stopping")  # noqa: E501
-    add("--max-tokens", type=POSITIVE, default=6000, metavar="N", help="tokens of a batch, padding included (default 6000)")
-    add("--max-sentences", "--batch-size", type=POSITIVE, metavar="N", help="sentences of a batch (default: any number)")
+    add("--max-source-positions", type=POSITIVE, default=1024, metavar="N", help="longest source (default 1024)")
+    add("--max-target-positions", type=POSITIVE, default=1024, metavar="N", help="longest target (default 1024)")
+    add("--skip-invalid-size-inputs-valid-test", action="store_true", help="skip what is empty or too long")
+    add("--max-tokens", type=POSITIVE, default=6000, metavar="N", help="tokens of a batch, with padding (default 6000)")
+    add("--max-sentences", "--batch-size", type=POSITIVE, metavar="N", help="sentences of a batch (default: any)")
     # fmt: on
 
 
@@ -41,7 +41,7 @@ def add_rank_flags(parser: argparse.ArgumentParser, rank_scale: float | None = 0
     add("--wd2fd", action="store_true", help="Frobenius decay instead of weight decay on the two-factor layers")
     add("--wd2fd-quekey", action="store_true", help="the same on the query-key products of the heads")
     add("--wd2fd-outval", action="store_true", help="the same on the output-value products of the heads")
-    add("--frobenius-decay", type=REAL, metavar="L", help="coefficient of Frobenius decay (default: that of --weight-decay)")
+    add("--frobenius-decay", type=REAL, metavar="L", help="coefficient of Frobenius decay (default: --weight-decay)")
     # fmt: on
 
 
@@ -52,7 +52,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     add("--no-progress-bar", action="store_true", help="lines instead of a progress bar")
     add("--log-interval", type=POSITIVE, default=1000, metavar="N", help="batches between lines (default 1000)")
-    add("--log-format", choices=("json", "none", "simple", "tqdm"), help="default: a bar (tqdm) on a terminal, else simple")
+    add("--log-format", choices=("json", "none", "simple", "tqdm"), help="default: tqdm, a bar, on a terminal")
     add("--dump", type=Path, metavar="FILE", help="file for the last two lines of generate.py")
     # fmt: on
 

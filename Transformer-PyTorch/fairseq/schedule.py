@@ -63,7 +63,7 @@ class InverseSquareRoot(Schedule):
 
 
 class Fixed(Schedule):
-    """One rate for every epoch; the last is kept, or from `anneal` finished epochs on multiplied by `shrink` each time."""
+    """A rate for every epoch; the last is kept, or multiplied by `shrink` after each epoch from number `anneal` on."""
 
     def __init__(self, rates: Sequence[float], anneal: int | None = None, shrink: float = 0.1):
         super().__init__(rates[0])

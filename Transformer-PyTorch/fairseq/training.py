@@ -2,23 +2,16 @@
 
 import argparse
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy
 
 from lab import checkpoint
-from lab.cli import UserError
 from lab.devices import Computing
 from lab.record import Record, find_checkpoint, is_in, open_folder, plain
 
 from . import checkpoint as translation_checkpoint
 from . import optimization, schedule
-from .batches import Batch, collate, epoch_batches, evaluation_batches, shard
-from .corpus import Corpus, find_languages, load_dictionaries, load_split
 from .diagnostics import diagnostics
-from .dictionary import Dictionary
+from .feed import Feed, load_data
 from .log import Log, form_of
 from .trainer import Loss, Meter, Trainer
 from .transformer import TransformerConfig, build_model, dense_parameter_count
@@ -29,40 +22,6 @@ FILES = ("checkpoint*.pt",)
 # What may differ between the parts of a run: how long it is, what it shows and keeps, where it runs.
 _FREE = ("max_epoch", "max_update", "data", "device_id", "cpu", "dump", "log_interval", "log_format", "no_progress_bar")
 _FREE += ("save_interval", "no_epoch_checkpoints", "average_last", "no_save", "distributed_world_size")
-
-
-class Data(NamedTuple):
-    """What a run trains and validates on."""
-
-    languages: tuple[str, str]
-    dictionaries: tuple[Dictionary, Dictionary]
-    train: Corpus
-    valid: dict[str, Corpus]
-    """by the name of the subset; the first one drives schedule and checkpoints"""
-
-
-class Update(NamedTuple):
-    """The batches of one update."""
-
-    share: list[Batch]
-    """of this process"""
-    counts: dict[str, int]
-    """tokens, sentences and samples of all processes"""
-    end: int
-    """number of batches of the epoch that are done after this update"""
-
-
-def load_data(args: argparse.Namespace) -> Data:
-    """Return the data that the flags name.
-
-    Raises:
-        UserError: if they are missing or damaged.
-    """
-    languages = find_languages(args.data, args.source_lang, args.target_lang)
-    dictionaries = load_dictionaries(args.data, *languages)
-    subsets = [args.train_subset, *args.valid_subset.split(",")]
-    train, *valid = (load_split(args.data, subset, *languages, dictionaries) for subset in subsets)
-    return Data(languages, dictionaries, train, dict(zip(subsets[1:], valid)))
 
 
 def train(args: argparse.Namespace, config: TransformerConfig, computing: Computing) -> None:
@@ -77,27 +36,32 @@ def train(args: argparse.Namespace, config: TransformerConfig, computing: Comput
     data = load_data(args)
     model = computing.place(build_model(config, *map(len, data.dictionaries)))
     steps = optimization.build(args, model)
-    smoothing, clip = args.label_smoothing, args.clip_norm
-    trainer = Trainer(model, steps, schedule.build(args), computing, smoothing=smoothing, clip_norm=clip, seed=args.seed)
-    folder, source, state = args.save_dir, None, {}
+    options = {"smoothing": args.label_smoothing, "clip_norm": args.clip_norm, "seed": args.seed}
+    trainer = Trainer(model, steps, schedule.build(args), computing, **options)
+    feed = Feed(args, config, data, computing)
+
+    folder: Path = args.save_dir
     request = "" if args.overwrite and args.resume == "auto" else args.resume
     source = computing.on_main(lambda: find_checkpoint(args, folder, LAST, FILES, request, _FREE))
+    state = {}
     if source:
         state = translation_checkpoint.load(source, computing.device)
         translation_checkpoint.check_dictionaries(state, data.dictionaries, source)
         checkpoint.restore_training(state, model, steps.optimizer, computing, source)
-    run = Run(args, config, data, trainer, state)
-    run.check_batches()
     computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
-    record = Record(folder, computing.is_main, run.epoch if state else 0, state.get("seconds", 0.0))
+    record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
+    run = Run(args, feed, trainer, record, state)
     for line in [*run.describe(), *steps.description, *([f"| continuing {source}"] if source else [])]:
         record.line(line)
-    run.start(record)
+    run.go()
     record.close()
 
 
 class Run:
     """A run in progress.
+
+    Args:
+        state: what a checkpoint holds, to go on from there.
 
     Attributes:
         epoch: present one, counted from 1.
@@ -106,19 +70,12 @@ class Run:
         metrics: diagnostics of the present epoch.
     """
 
-    def __init__(
-        self, args: argparse.Namespace, config: TransformerConfig, data: Data, trainer: Trainer, state: dict
-    ):
-        self.args, self.config, self.data, self.trainer = args, config, data, trainer
-        self.computing: Computing = trainer.computing
+    def __init__(self, args: argparse.Namespace, feed: Feed, trainer: Trainer, record: Record, state: dict):
+        self.args, self.feed, self.trainer, self.record = args, feed, trainer, record
+        self.computing, self.data, self.config = trainer.computing, feed.data, trainer.model.config
         self.folder: Path = args.save_dir
-        self.limits = tuple(
-            min(limit, most)
-            for limit, most in (
-                (args.max_source_positions, config.max_source_length),
-                (args.max_target_positions, config.max_target_length),
-            )
-        )
+        form = self.computing.on_main(lambda: form_of(args))  # all processes take part in what a line needs
+        self.log = Log(record, form, args.log_interval)
         self.epoch, self.offset = state.get("epoch", 1), state.get("offset", 0)
         self.best: dict = state.get("best", {})
         self.metrics: dict = state.get("metrics", {})
@@ -131,68 +88,19 @@ class Run:
         if "meter" in state:
             trainer.meter.load_state_dict(state["meter"])
 
-    # -- batches -----------------------------------------------------------------------------------------------------
-
-    def check_batches(self) -> None:
-        """Raise UserError if there is nothing to train on, or validation data that do not fit the model."""
-        self._batches()
-        for corpus in self.data.valid.values():
-            if not self._evaluation_batches(corpus):
-                raise UserError("there is nothing to validate on")
-
-    def _batches(self) -> list[numpy.ndarray]:
-        args = self.args
-        return epoch_batches(
-            self.data.train,
-            seed=args.seed,
-            epoch=self.epoch,
-            sample=args.sample_without_replacement,
-            curriculum=args.curriculum,
-            max_tokens=args.max_tokens,
-            max_sentences=args.max_sentences,
-            max_positions=self.limits,
-        )
-
-    def _evaluation_batches(self, corpus: Corpus) -> list[numpy.ndarray]:
-        return evaluation_batches(
-            corpus,
-            max_tokens=self.args.max_tokens,
-            max_sentences=self.args.max_sentences_valid or self.args.max_sentences,
-            max_positions=self.limits,
-            longest_first=True,
-            skip_invalid=self.args.skip_invalid_size_inputs_valid_test,
-        )
-
-    def _updates(self, batches: list[numpy.ndarray]) -> Iterator[Update]:
-        """Yield the rest of an epoch. An update takes `update_freq` successive batches for every process."""
-        corpus, computing = self.data.train, self.computing
-        size = self.args.update_freq * computing.world_size
-        for begin in range(self.offset, len(batches), size):
-            chunk = batches[begin : begin + size]
-            share = [collate(corpus, ids) for ids in shard(chunk, computing.rank, computing.world_size) if len(ids)]
-            yield Update(share, self._counts(corpus, chunk), begin + len(chunk))
-
-    def _counts(self, corpus: Corpus, batches: list[numpy.ndarray]) -> dict[str, int]:
-        ids = numpy.concatenate(batches)
-        tokens, sentences = int(corpus.target_sizes[ids].sum()), len(ids)
-        return {"tokens": tokens, "sentences": sentences, "samples": sentences if self.args.sentence_avg else tokens}
-
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def start(self, record: Record) -> None:
+    def go(self) -> None:
         """Train to the end and write the results."""
-        self.record = record
-        form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
-        self.log = Log(record, form, self.args.log_interval)
         valid = None
         while not self._is_over():
             valid = self._train_epoch()
         if self.args.average_last and self.computing.is_main:
             paths = self._last_epochs()
             checkpoint.save(self.folder / AVERAGE, translation_checkpoint.average(paths))
-            record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
-        record.line(f"| done training in {record.seconds:.1f} seconds")
-        record.results(self._results(valid or self._validate()))
+            self.record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
+        self.record.line(f"| done training in {self.record.seconds:.1f} seconds")
+        self.record.results(self._results(valid or self._validate()))
 
     def _is_over(self) -> bool:
         args, trainer = self.args, self.trainer
@@ -201,32 +109,23 @@ class Run:
 
     def _train_epoch(self) -> dict[str, Loss] | None:
         """Train to the end of the epoch or of the run; return the losses if this ended with a validation."""
-        args, trainer, epoch = self.args, self.trainer, self.epoch
-        batches = self._batches()
+        trainer, epoch = self.trainer, self.epoch
+        batches = self.feed.batches(epoch)
         if not self.offset:
             trainer.meter = Meter(self.computing)
-            self.metrics = {} if args.no_diagnostics else diagnostics(trainer.model)
+            self.metrics = {} if self.args.no_diagnostics else diagnostics(trainer.model)
             self.metrics["hyper/lr"] = trainer.lr
-        total = math.ceil((len(batches) - self.offset) / (args.update_freq * self.computing.world_size))
-        for update in self.log.follow(self._updates(batches), total, epoch):
-            trainer.step(update.share, **update.counts)
-            self.offset = update.end
-            if self.log.wants(update.end):
-                self.log.within(epoch, update.end, len(batches), self._averages())
-            if args.save_interval > 0 and trainer.updates % args.save_interval == 0:
-                trainer.meter.read(f"epoch {epoch}")
-                self._save([] if args.no_epoch_checkpoints else [f"checkpoint{epoch}_{update.end}.pt"])
-            if trainer.updates == args.max_update:
-                break
+        self._make_updates(batches)
         averages = self._averages()
         self.log.after(epoch, averages)
-        complete = self.offset >= len(batches)
-        valid = self._validate() if epoch % args.validate_interval == 0 else None
-        if complete:
-            first = next(iter(valid.values())).loss if valid else None
-            trainer.schedule.after_epoch(epoch, first)
+
+        valid = self._validate() if epoch % self.args.validate_interval == 0 else None
+        if self.offset == len(batches):
+            trainer.schedule.after_epoch(epoch, next(iter(valid.values())).loss if valid else None)
             self.epoch, self.offset = epoch + 1, 0
-        valid = self._validate() if valid is None and self._is_over() else valid
+        if valid is None and self._is_over():
+            valid = self._validate()
+
         scalars = self.metrics | {"train/loss": averages["loss"], "train/nll_loss": averages["nll_loss"]}
         for subset, loss in (valid or {}).items():
             scalars |= {f"{subset}/loss": loss.loss, f"{subset}/nll_loss": loss.nll}
@@ -237,17 +136,29 @@ class Run:
             self._keep(epoch, next(iter(valid.values())))
         return valid
 
+    def _make_updates(self, batches: list) -> None:
+        """Train on the rest of the epoch's `batches`, or until the run has as many updates as it shall."""
+        args, trainer, epoch = self.args, self.trainer, self.epoch
+        total = math.ceil((len(batches) - self.offset) / (args.update_freq * self.computing.world_size))
+        for update in self.log.follow(self.feed.updates(batches, self.offset), total, epoch):
+            trainer.step(update.share, **update.counts)
+            self.offset = update.end
+            if self.log.wants(update.end):
+                self.log.within(epoch, update.end, len(batches), self._averages())
+            if args.save_interval > 0 and trainer.updates % args.save_interval == 0:
+                trainer.meter.read(f"epoch {epoch}")  # no checkpoint of a run that has gone wrong
+                self._save([] if args.no_epoch_checkpoints else [f"checkpoint{epoch}_{update.end}.pt"])
+            if trainer.updates == args.max_update:
+                return
+
     def _averages(self) -> dict[str, float]:
         averages = self.trainer.meter.read(f"epoch {self.epoch}")
         return {**averages, "num_updates": self.trainer.updates, "lr": self.trainer.lr}
 
     def _validate(self) -> dict[str, Loss]:
         losses = {}
-        computing = self.computing
         for subset, corpus in self.data.valid.items():
-            batches = self._evaluation_batches(corpus)
-            counts = self._counts(corpus, batches)
-            share = (collate(corpus, ids) for ids in batches[computing.rank :: computing.world_size])
+            share, counts = self.feed.validation(corpus)
             losses[subset] = self.trainer.evaluate(share, counts["tokens"], counts["samples"])
         return losses
 
@@ -321,11 +232,10 @@ class Run:
     def _results(self, valid: dict[str, Loss]) -> dict:
         original, parameters = self._parameter_counts()
         final = next(iter(valid.values()))
-        best = self.best or {"epoch": self.epoch, "loss": final.loss, "nll_loss": final.nll}
         return {
             "final validation loss": final.nll,
-            "best validation loss": best["nll_loss"],
-            "best epoch": best["epoch"],
+            "best validation loss": self.best.get("nll_loss", final.nll),
+            "best epoch": self.best.get("epoch", self.epoch),
             "updates": self.trainer.updates,
             "original parameter count": original,
             "compressed parameter count": parameters,

@@ -48,4 +48,3 @@ def test_two_processes_continue_a_run(data, tmp_path):
     assert tiny.results(tmp_path / "run").keys() == tiny.results(whole).keys()
     finished = torchrun(data, tmp_path / "run", f"{FLAGS} --update-freq 2")
     assert (finished.returncode, finished.stdout) == (0, f"{tmp_path / 'run'} holds this run, finished\n")
-

@@ -15,7 +15,7 @@ from tests.transformer import golden
 RATES = (0.25, 0.25, 0.2, 0.15)
 ALL = "--wd2fd --wd2fd-quekey --wd2fd-outval"
 
-# Flags, whether the products of the heads are balanced first; losses in bits, gradient norms, sum of squares at the end.
+# Flags; whether the products of the heads are balanced first; losses in bits, gradient norms, sum of squares.
 CASES = {
     "dense, no decay": (
         "", False,

@@ -10,7 +10,7 @@ import train as program
 from fairseq import checkpoint as translation_checkpoint
 from fairseq import optimization
 from fairseq.corpus import find_languages, load_dictionaries, load_split
-from fairseq.trainer import Meter
+from fairseq.trainer import Meter, Trainer
 from fairseq.transformer import build_model
 
 from lab import devices
@@ -242,7 +242,10 @@ def test_sentence_average(data, tmp_path, capsys):
     assert samples == round(sentences) and loss > 3 * words / sentences * 0.8
 
 
-@pytest.mark.parametrize("optimizer", ["nag --lr 0.1", "sgd --lr 0.01 --momentum 0.9", "adam --lr 0.01", "adagrad --lr 0.1"])
+OPTIMIZERS = ("nag --lr 0.1", "sgd --lr 0.01 --momentum 0.9", "adam --lr 0.01", "adagrad --lr 0.1")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_lowers_the_loss(data, tmp_path, optimizer):
     run = tiny.train(data, tmp_path / "run", f"--optimizer {optimizer} --max-epoch 5 --weight-decay 1e-4 --clip-norm 1")
     losses = scalars(run, "train/loss")[1]
@@ -275,8 +278,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_left_out(data, tmp_path, monkeypatch, capsys):
-    trainer_class = program.train.__globals__["Trainer"]
-    backward, calls = trainer_class._backward, []
+    backward, calls = Trainer._backward, []
 
     def failing(self, batch, samples):
         calls.append(samples)
@@ -285,7 +287,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_left_out(data, tmp_path, monke
             raise torch.OutOfMemoryError("stands for a GPU's")
         return losses
 
-    monkeypatch.setattr(trainer_class, "_backward", failing)
+    monkeypatch.setattr(Trainer, "_backward", failing)
     tiny.train(data, tmp_path / "run", "--max-epoch 1")
     assert len(calls) == 5
     assert re.search(r"\| oom 1 .*\| num_updates 4 ", capsys.readouterr().out)
@@ -324,8 +326,8 @@ def test_meter():
 PUBLISHED = (
     "--arch transformer_small --clip-norm 0.1 --dropout 0.2 --max-tokens 4000 --criterion label_smoothed_cross_entropy "
     "--label-smoothing 0.1 --lr-scheduler inverse_sqrt --lr 0.25 --optimizer nag --warmup-init-lr 0.25 "
-    "--warmup-updates 4000 --max-update 100000 --no-epoch-checkpoints --distributed-world-size 1 --device-id 0 --seed 1 "
-    "--rank-scale 0.5 --spectral --spectral-quekey --spectral-outval --wd2fd --wd2fd-quekey --wd2fd-outval "
+    "--warmup-updates 4000 --max-update 100000 --no-epoch-checkpoints --distributed-world-size 1 --device-id 0 "
+    "--seed 1 --rank-scale 0.5 --spectral --spectral-quekey --spectral-outval --wd2fd --wd2fd-quekey --wd2fd-outval "
     "--frobenius-decay 1e-4"
 )
 
@@ -384,7 +386,7 @@ def test_defaults_are_those_of_the_published_code():
     assert str(args.save_dir) == "checkpoints"
 
 
-# -- which parameters get which decay -----------------------------------------------------------------------------------
+# -- which parameters get which decay ---------------------------------------------------------------------------------
 
 
 def decays(flags):

@@ -27,7 +27,7 @@ TRAIN = {
     "no such split": ("data-bin --arch transformer --valid-subset dev", "dev"),
     "truncated data": ("truncated --arch transformer", "train.de-en.de"),
     "training text of another dictionary": ("foreign-dictionary --arch transformer", "foreign-dictionary"),
-    "no sentence short enough": ("data-bin --arch transformer --max-source-positions 1", "no pair is left to train on: 90 of 90"),
+    "no sentence short enough": ("data-bin --arch transformer --max-source-positions 1", "no pair is left", "90 of 90"),
     "validation sentence too long": ("data-bin --arch transformer --max-target-positions 5", "of 16", "skip-invalid"),
     "heads that do not divide the width": ("data-bin --arch transformer --num-heads 3", "256", "num_heads, 3"),
     "no heads": ("data-bin --arch transformer --num_head 0", "at least 1, not 0"),
@@ -65,7 +65,8 @@ TRAIN = {
     "checkpoint of a later version": (f"data-bin {tiny.MODEL} --resume later.pt", "later.pt has format 9"),
     "checkpoint of another size": ("data-bin --arch transformer --resume run/checkpoint1.pt", "another network"),
     "checkpoint of another vocabulary": (
-        f"other-data {tiny.MODEL} --resume run/checkpoint1.pt", "another source vocabulary (12 symbols of de)", "15 symbols",
+        f"other-data {tiny.MODEL} --resume run/checkpoint1.pt",
+        "another source vocabulary (12 symbols of de)", "15 symbols",
     ),
     "folder with another run": (f"data-bin {tiny.BASE} --save-dir run --seed 5", "seed 1, not 5", "another folder"),
     "folder with foreign arguments": (f"data-bin {tiny.BASE} --save-dir foreign", "args.json cannot be read"),
@@ -76,12 +77,12 @@ TRAIN = {
 AVERAGE = {
     "no inputs": ("--output mean.pt", "--inputs"),
     "no output": ("--inputs run/checkpoint1.pt", "--output"),
-    "no such input": ("--inputs run/checkpoint1.pt run/checkpoint9.pt --output mean.pt", "no such file: run/checkpoint9.pt"),
+    "no such input": ("--inputs run/checkpoint1.pt absent.pt --output mean.pt", "no such file: absent.pt"),
     "text as input": ("--inputs text.pt --output mean.pt", "text.pt is not a readable checkpoint"),
     "truncated input": ("--inputs run/checkpoint1.pt cut.pt --output mean.pt", "cut.pt is not a readable checkpoint"),
     "pickled code as input": ("--inputs code.pt --output mean.pt", "code.pt is not a readable checkpoint"),
     "tensor as input": ("--inputs tensor.pt --output mean.pt", "tensor.pt is not a checkpoint of train.py"),
-    "inputs of different shape": ("--inputs run/checkpoint1.pt shape.pt --output mean.pt", "different models", "differs"),
+    "inputs of different shape": ("--inputs run/checkpoint1.pt shape.pt --output mean.pt", "different models"),
     "inputs of different names": ("--inputs run/checkpoint1.pt names.pt --output mean.pt", "different models", "extra"),
     "output into a file": ("--inputs run/checkpoint1.pt --output text.pt/mean.pt", "cannot write text.pt/mean.pt"),
 }

@@ -18,7 +18,8 @@ from lab.cli import run
 REPOSITORY = Path(program.__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "tests.transformer.tiny")
 MODEL = "--arch transformer_small --hidden-size 16 --filter-size 32 --num-layers 1 --num-heads 2"
-BASE = f"{MODEL} --max-tokens 100 --max-epoch 2 --lr-scheduler inverse_sqrt --warmup-updates 10 --clip-norm 0.1 --device cpu"
+BASE = f"{MODEL} --max-tokens 100 --max-epoch 2 --lr-scheduler inverse_sqrt --warmup-updates 10 --clip-norm 0.1"
+BASE += " --device cpu"
 LETTERS = "abcdefgh"
 
 
