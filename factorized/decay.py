@@ -16,12 +16,16 @@ from .modules import (
     factorized_modules,
     group_by_shape,
     is_contracted,
+    is_transposed,
     owner,
     stack,
     stack_factors,
     unwrap,
     without_autocast,
 )
+
+
+_LARGE = 2**18  # elements of a factor; such ones gain nothing from a batch, for which they would have to be copied
 
 
 def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -42,11 +46,16 @@ def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
     """
     # For batches of small matrices bmm has half the overhead of the general matmul.
     mm = torch.bmm if factors and factors[0].dim() == 3 else torch.matmul
+
+    def times(left: Tensor, right: Tensor) -> Tensor:
+        """The product, laid out in memory as its left factor."""
+        return mm(right.mT, left.mT).mT if is_transposed(left) else mm(left, right)
+
     if len(factors) == 1:
         return [factors[0]]
     if len(factors) == 2:
         U, VT = factors
-        return [mm(U, mm(VT, VT.mT)), mm(mm(U.mT, U), VT)]
+        return [times(U, mm(VT, VT.mT)), mm(mm(U.mT, U), VT)]
     if len(factors) == 3:
         U, M, VT = factors
         left, right = mm(U.mT, U), mm(VT, VT.mT)
@@ -96,7 +105,11 @@ class FrobeniusDecay:
         modules = factorized_modules(model, include, exclude)
         self.modules = {name: modules[name] for name in list(modules)[worker::workers]}
         layers = list(self.modules.values())
-        self._groups = [[layers[position] for position in group] for group in group_by_shape(layers)]
+        self._groups = []
+        for positions in group_by_shape(layers):
+            group = [layers[position] for position in positions]
+            large = max(factor.numel() for factor in group[0].factors()) > _LARGE
+            self._groups += [[layer] for layer in group] if large else [group]
         for layer in layers:
             layer.kernel_decay = coefficient if in_backward else 0.0
 
@@ -131,27 +144,11 @@ class FrobeniusDecay:
         """Add `scale * coefficient` times the gradient of `|W|_F^2 / 2` to `.grad` of every factor."""
         if self.coefficient == 0:
             return
-        factors, updates = [], []
         for group in self._groups:
             layers = [layer for layer in group if not getattr(layer, "decayed_in_backward", False)]
-            if not layers:
-                continue
-            if is_contracted(layers[0]):
-                for layer in layers:
-                    trained = [factor for factor in layer.factors() if factor.requires_grad]
-                    factors += trained
-                    updates += _contracted_gradients(layer, trained)
-                continue
-            products = [layer.factors() for layer in layers]
-            stacks = stack(products)
-            with without_autocast(stacks[0].device):
-                gradients = frobgrad(stacks)
-            for same, gradient in zip(zip(*products), gradients):
-                factors += same
-                updates += gradient.unbind()
-        pairs = [(_gradient_of(f), u) for f, u in zip(factors, updates) if owner(f).requires_grad]
-        if pairs:
-            torch._foreach_add_(*map(list, zip(*pairs)), alpha=scale * self.coefficient)
+            pairs = [(_gradient_of(f), update) for f, update in _decay(layers) if owner(f).requires_grad]
+            if pairs:  # at once, while the updates are in the cache
+                torch._foreach_add_(*map(list, zip(*pairs)), alpha=scale * self.coefficient)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
@@ -167,6 +164,20 @@ class FrobeniusDecay:
 
     def __repr__(self) -> str:
         return f"FrobeniusDecay(coefficient={self.coefficient}, layers={len(self.modules)})"
+
+
+def _decay(layers: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """Return the factors of layers of equal shape, each with the gradient of `|W|_F^2 / 2`."""
+    if layers and is_contracted(layers[0]):
+        trained = [[factor for factor in layer.factors() if factor.requires_grad] for layer in layers]
+        return [pair for layer, fs in zip(layers, trained) for pair in zip(fs, _contracted_gradients(layer, fs))]
+    products = [layer.factors() for layer in layers]
+    stacks = stack(products)
+    if not stacks:
+        return []
+    with without_autocast(stacks[0].device):
+        gradients = frobgrad(stacks)
+    return [pair for same, gradient in zip(zip(*products), gradients) for pair in zip(same, gradient.unbind())]
 
 
 def _gradient_of(factor: Tensor) -> Tensor:

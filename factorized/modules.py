@@ -115,9 +115,25 @@ def stack_factors(modules: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def stack(products: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Return the first factors of products of equal shapes stacked, then the second ones, ..., at least float32."""
-    stacked = [torch.stack(same) for same in zip(*products)]
+    """Return the first factors of products of equal shapes stacked, then the second ones, ..., at least float32.
+
+    A stack is laid out in memory as its parts are, and is a view of a single one.
+    """
+    stacked = [_stack(same) for same in zip(*products)]
     return [s if s.dtype in (torch.float32, torch.float64) else s.float() for s in stacked]
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0][None]
+    if is_transposed(parts[0]):
+        return torch.stack([part.mT for part in parts]).mT
+    return torch.stack(parts)
+
+
+def is_transposed(matrices: Tensor) -> bool:
+    """Tell whether columns instead of rows lie together in memory."""
+    return matrices.stride(-2) == 1 and matrices.stride(-1) != 1
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
