@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import io
+import os
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -274,5 +276,6 @@ def test_damaged_archive(tmp_path, iwslt, capsys):
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_as_a_program(tmp_path, corpus):
     script = Path(prepare.__file__).with_name(f"prepare-{corpus}.sh")
-    done = subprocess.run(["sh", script, "--from", "nowhere"], cwd=tmp_path, capture_output=True, text=True)
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHON": sys.executable}, "capture_output": True, "text": True}
+    done = subprocess.run(["sh", script, "--from", "nowhere"], **options)
     assert (done.returncode, done.stderr) == (2, "prepare: error: --from nowhere: no such folder\n")
