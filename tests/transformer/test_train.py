@@ -455,3 +455,16 @@ def test_the_coefficient(capsys):
 def test_flags_in_vain(flags, message):
     with pytest.warns(UserWarning, match=re.escape(message)):
         decays(flags)
+
+
+# -- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_a_gpu_trains_as_the_cpu(data, tmp_path, precision):
+    flags = f"{WITHOUT_DROPOUT} --rank-scale 0.5 --wd2fd --wd2fd-outval --weight-decay 1e-3"
+    cpu = tiny.results(tiny.train(data, tmp_path / "cpu", flags))
+    gpu = tiny.results(tiny.train(data, tmp_path / "gpu", f"{flags} --device cuda --amp {precision}"))
+    tolerance = 1e-3 if precision == "off" else 0.05
+    assert gpu["final validation loss"] == pytest.approx(cpu["final validation loss"], abs=tolerance)
