@@ -367,8 +367,9 @@ class Transformer(nn.Module):
     def start_decoding(self, memory: Memory, beam: int = 1) -> DecodingState:
         """Return the state before the first word, with `beam` hypotheses about each sentence."""
         padded = self.config.cross_mask and bool(memory.padding.any())
+        keys_values = (layer.cross_attention.keys_values(memory.states) for layer in self.decoder.layers)
         return DecodingState(
-            [layer.cross_attention.keys_values(memory.states) for layer in self.decoder.layers],
+            [(key.contiguous(), value.contiguous()) for key, value in keys_values],  # they are read at every step
             ~memory.padding[:, None, None] if padded else None,
             len(memory.states),
             beam,
