@@ -47,7 +47,7 @@ class Log:
 
     def wants(self, batch: int) -> bool:
         """Tell whether averages are to be shown after batch number `batch` (from 1) of the epoch."""
-        return self.form != "none" and batch % (50 if self.form == "tqdm" else self.interval) == 0
+        return self.form != "none" and batch % (10 if self.form == "tqdm" else self.interval) == 0
 
     def within(self, epoch: int, batch: int, batches: int, values: dict[str, float]) -> None:
         """Show averages in the middle of an epoch."""
