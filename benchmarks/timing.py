@@ -37,6 +37,16 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def begin(cpu_time: bool) -> Callable[[], float]:
+    """Print what is measured and on what; return the clock: of the wall, or of the CPU with a single thread."""
+    print(describe())
+    if not cpu_time:
+        return time.perf_counter
+    torch.set_num_threads(1)
+    print("CPU time of one thread")
+    return time.process_time
+
+
 def device() -> torch.device:
     """Return the device to measure on: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

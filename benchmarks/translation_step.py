@@ -14,13 +14,12 @@ which other programs on the machine disturb less.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import torch
-from timing import describe, device, medians
+from timing import begin, device, medians
 from torch import Tensor, nn
 
 from factorized import FrobeniusDecay, factorized_modules
@@ -112,11 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args(argv)
-    print(describe())
-    if args.cpu_time:
-        torch.set_num_threads(1)
-        print("CPU time of one thread")
-    clock = time.process_time if args.cpu_time else time.perf_counter
+    clock = begin(args.cpu_time)
     keep_freed_memory()
     batches = [batch.to(device()) for batch in random_batches()]
     words = sum(batch.ntokens for batch in batches)

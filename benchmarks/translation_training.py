@@ -16,13 +16,12 @@ DATA_BIN is a folder that preprocess.py wrote (data/prepare-multi30k.sh --words,
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import describe, device, medians
+from timing import begin, device, medians
 from torch import Tensor, nn
 
 from lab.devices import Computing, keep_freed_memory
@@ -130,10 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-tokens", type=int, default=4000)
     parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args(argv)
-    print(describe())
-    if args.cpu_time:
-        torch.set_num_threads(1)
-        print("CPU time of one thread")
+    clock = begin(args.cpu_time)
     keep_freed_memory()
     flags = program.build_parser().parse_args([str(args.data), *FLAGS.split()])
     data = load_data(flags)
@@ -142,7 +138,6 @@ def main(argv: list[str] | None = None) -> None:
     batches = [collate(data.train, ids) for ids in chosen]
     words = sum(batch.ntokens for batch in batches)
     print(f"vocabularies {sizes}; {ROUND} batches of {words / ROUND:.0f} target words; median of {REPEATS} rounds")
-    clock = time.process_time if args.cpu_time else time.perf_counter
     for setting in args.settings:
         torch._dynamo.reset()
         options = SETTINGS[setting]
