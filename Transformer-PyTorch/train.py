@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 from fairseq import options
+from fairseq.config import ARCHITECTURES, POSITIONS, TransformerConfig, architecture
 from fairseq.optimization import OPTIMIZERS
 from fairseq.schedule import SCHEDULES
 from fairseq.training import LAST, train
-from fairseq.transformer import ARCHITECTURES, POSITIONS, TransformerConfig, architecture
 
 from lab.cli import Parser, UserError, number, run
 

@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "Transformer-PyT
 
 from fairseq.batches import collate, evaluation_batches  # noqa: E402
 from fairseq.checkpoint import load_model  # noqa: E402
+from fairseq.config import architecture  # noqa: E402
 from fairseq.corpus import find_languages, load_dictionaries, load_split  # noqa: E402
 from fairseq.search import EOS, PAD, SearchSettings, search  # noqa: E402
-from fairseq.transformer import Transformer, architecture, build_model  # noqa: E402
+from fairseq.transformer import Transformer, build_model  # noqa: E402
 
 BEAM, BATCH, WORDS, SOURCE = 5, 128, 10, 13
 VOCABULARIES = 5384, 4568

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy
-import torch
 from timing import begin, device, medians
 from torch import Tensor, nn
 
@@ -27,12 +26,13 @@ from lab.devices import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "Transformer-PyTorch"))
 from fairseq.batches import Batch, collate, training_batches  # noqa: E402  (an experiment's folder is not a package)
+from fairseq.config import architecture  # noqa: E402
 from fairseq.corpus import Corpus  # noqa: E402
 from fairseq.criterion import label_smoothed_cross_entropy  # noqa: E402
 from fairseq.dictionary import Dictionary  # noqa: E402
 from fairseq.dropout import Dropout  # noqa: E402
 from fairseq.layer_norm import LayerNorm  # noqa: E402
-from fairseq.transformer import Transformer, architecture, build_model  # noqa: E402
+from fairseq.transformer import Transformer, build_model  # noqa: E402
 
 PAD, EOS = 1, 2
 SIZES = 5_384, 4_568

@@ -1,8 +1,8 @@
 """Multi-head attention whose heads' products are factorized modules (Khodak et al. 2021, section 5).
 
-A head reads its input through two products of narrow matrices only: its scores through `Q^T K`, its output through `O V`.
-Each is a `(d, d)` matrix of rank at most the head's width `h`, so both take part in Frobenius decay, norms and spectral
-initialization like any product of factors, all heads of a layer as one batch:
+A head reads its input through two products of narrow matrices only: its scores through `Q^T K`, its output through
+`O V`. Each is a `(d, d)` matrix of rank at most the head's width `h`, so both take part in Frobenius decay, norms and
+spectral initialization like any product of factors, all heads of a layer as one batch:
 
     query_key      U = Q_i^T (d, h)     VT = K_i (h, d)
     output_value   U = O_i   (d, h)     VT = V_i (h, d)
@@ -147,8 +147,8 @@ class FactorizedAttention(nn.Module):
                 attend to none has no defined output.
             is_causal: let a position attend to itself and those before; not together with `mask`.
             cache: in self-attention, keys and values of earlier steps, to which those of `x` are appended.
-            packing: tells where the rows of a packed `x` belong. In self-attention `mask` or causality must hide padding
-                from all others.
+            packing: tells where the rows of a packed `x` belong. In self-attention `mask` or causality must hide
+                padding from all others.
         """
         if memory is None:
             matrices = self.query_key.query, self.query_key.key, self.output_value.value

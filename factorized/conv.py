@@ -147,7 +147,7 @@ class FactorizedConv2d(FactorizedLayer):
         if kw == 1 and pw == 0 and sw > 1:
             x, sw = x[..., ::sw], 1
         horizontal = self.right().view(self.rank, self.in_channels, 1, kw)
-        # Contiguous, as a CPU without bfloat16 instructions needs it for the gradient in channels-last order.
+        # Contiguous: in channels-last order a CPU's bfloat16 gradient can fail otherwise (seen in PyTorch 2.14, AVX2).
         vertical = self.U.view(self.out_channels, kh, self.rank).transpose(1, 2).unsqueeze(3).contiguous()
         x = F.conv2d(x, horizontal, None, (1, sw), (0, pw), (1, dw))
         return F.conv2d(x, vertical, self.bias, (sh, 1), (ph, 0), (dh, 1))

@@ -24,7 +24,6 @@ from .modules import (
     without_autocast,
 )
 
-
 _LARGE = 2**18  # elements of a factor; such ones gain nothing from a batch, for which they would have to be copied
 
 
@@ -69,7 +68,8 @@ class FrobeniusDecay:
 
     Either attach it to the optimizer, or call `add_gradients` between the backward pass and the step (after unscaling,
     before clipping). Factors that do not require gradients get none; a factor without a gradient yet gets the decay as
-    its gradient; for a factor that is a view of a parameter the gradient is that part of the parameter's. Layers of equal shape are handled in one batched operation, in at least single precision.
+    its gradient; for a factor that is a view of a parameter the gradient is that part of the parameter's. Layers of
+    equal shape are handled in one batched operation, in at least single precision.
 
     Args:
         model: holds the factorized layers. Layers added later are not seen.
@@ -123,7 +123,9 @@ class FrobeniusDecay:
             ValueError: if the optimizer also applies L2 weight decay to one of the factors (see `parameter_groups`).
         """
         decay_of = {p: group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
-        twice = [name for name, module in self.modules.items() if any(decay_of.get(owner(f), 0) for f in module.factors())]
+        twice = [
+            name for name, module in self.modules.items() if any(decay_of.get(owner(f), 0) for f in module.factors())
+        ]
         if twice and self.coefficient:
             raise ValueError(
                 f"{', '.join(twice[:3])} would get both Frobenius and L2 weight decay; build the optimizer with "

@@ -110,7 +110,7 @@ class FactorizedEmbedding(FactorizedLayer):
         return F.embedding(tokens, self.U, self.padding_idx) @ self.right()
 
     def scores(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return `x W^T + bias`, (..., num_embeddings), for x (..., embedding_dim): an output layer tied to the table."""
+        """Return `x W^T + bias`, (..., num_embeddings), for x (..., embedding_dim): an output tied to the table."""
         return F.linear(F.linear(x, self.right()), self.U, bias)
 
     def extra_repr(self) -> str:

@@ -32,7 +32,7 @@ class Packing:
         return _Gather.apply(x.flatten(0, 1), self._rows, self._packed, self._real)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Return x (N, ...) as (B, T, ...). What is at padding is finite and arbitrary, and no gradient comes from it."""
+        """Return x (N, ...) as (B, T, ...). What is at padding is finite and arbitrary; no gradient comes from it."""
         return _Gather.apply(x, self._packed, self._rows, None).unflatten(0, self.shape)
 
 

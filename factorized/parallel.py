@@ -13,7 +13,7 @@ def for_each(call: Callable[[Item], object], items: Sequence[Item], on_gpu: bool
     """Call `call(item)` for every item, without recording gradients, several at a time.
 
     As many as PyTorch has threads, which they share: a decomposition is a sequence of many short operations, which
-    threads cannot split as well as they split a number of decompositions. One at a time on a GPU, which that keeps busy.
+    threads cannot split as well as they split a number of decompositions. One at a time on a GPU, which that fills.
     """
     threads = torch.get_num_threads()
     workers = 1 if on_gpu else min(threads, len(items))

@@ -33,7 +33,8 @@ def report(model: nn.Module, example_input: Tensor | None = None) -> str:
         if shape is not None:
             adds = f"{layer.multiply_adds(shape):,}"
             path = f"auto: {cheaper_path(**layer.costs(shape))}" if path == "auto" else path
-        rows.append((name or "(root)", "x".join(map(str, size)), str(layer.rank), f"{parameter_count(layer):,}", adds, path))
+        count = f"{parameter_count(layer):,}"
+        rows.append((name or "(root)", "x".join(map(str, size)), str(layer.rank), count, adds, path))
     for name, reason in dense.items():
         layer = model.get_submodule(name)
         shape = "x".join(map(str, layer.weight.shape))

@@ -80,7 +80,7 @@ def batch_spectral_init(U: Tensor, VT: Tensor) -> None:
 def _rebalance(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
     """Return the balanced factors of the product of narrow ones, without forming it.
 
-    With `U = Q_1 R_1` and `VT^T = Q_2 R_2` the product is `Q_1 (R_1 R_2^T) Q_2^T`, whose middle is a small `(r, r)` matrix.
+    With `U = Q_1 R_1` and `VT^T = Q_2 R_2` the product is `Q_1 (R_1 R_2^T) Q_2^T`, whose middle is small, `(r, r)`.
     """
     work = U.dtype if U.dtype in _SMALLEST else torch.float32
     Q1, R1 = torch.linalg.qr(U.to(work))

@@ -10,8 +10,9 @@ from torch import Tensor
 from lab import checkpoint
 from lab.cli import UserError
 
+from .config import TransformerConfig
 from .dictionary import Dictionary
-from .transformer import Transformer, TransformerConfig, build_model
+from .transformer import Transformer, build_model
 
 VERSION = 1
 

@@ -10,9 +10,9 @@ from lab.cli import UserError
 from lab.devices import Computing
 
 from .batches import Batch, collate, epoch_batches, evaluation_batches, shard
+from .config import TransformerConfig
 from .corpus import Corpus, find_languages, load_dictionaries, load_split
 from .dictionary import Dictionary
-from .transformer import TransformerConfig
 
 
 class Data(NamedTuple):

@@ -6,7 +6,8 @@ PyTorch's own computes `gamma (x - mean) rstd + beta` with `rstd = 1 / sqrt(var 
 differ by a factor for each row, so its fast kernels serve here, with the factors applied to the rows outside:
 
     forward:   y  = c y' + beta         y' from the kernel without beta,  c = sqrt((n-1)/n) s / (s + 1e-6)
-    backward:  dx, dgamma = kernel(k g) with rho for its rstd,  rho^2 = n / ((n-1) s (s + 1e-6)),  k = 1 / (rho (s + 1e-6))
+    backward:  dx, dgamma = kernel(k g) with rho for its rstd,
+               rho^2 = n / ((n-1) s (s + 1e-6)),  k = 1 / (rho (s + 1e-6))
 
 The last line follows from comparing the coefficients of `h = gamma g` and of `x - mean` in
 

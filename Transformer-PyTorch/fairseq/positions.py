@@ -20,7 +20,7 @@ def position_rows(tokens: Tensor) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed position embeddings: sines of `row * 10000^(-j / (d/2 - 1))` for j < d/2, then their cosines; row 1 is zero."""
+    """Fixed position embeddings: sines of `row * 10000^(-j / (d/2 - 1))`, j < d/2, then cosines; row 1 is zero."""
 
     def __init__(self, embedding_dim: int):
         super().__init__()

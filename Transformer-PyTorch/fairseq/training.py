@@ -10,11 +10,12 @@ from lab.record import Record, find_checkpoint, is_in, open_folder, plain
 
 from . import checkpoint as translation_checkpoint
 from . import optimization, schedule
+from .config import TransformerConfig, dense_parameter_count
 from .diagnostics import diagnostics
 from .feed import Feed, load_data
 from .log import Log, form_of
 from .trainer import Loss, Meter, Trainer
-from .transformer import TransformerConfig, build_model, dense_parameter_count
+from .transformer import build_model
 
 LAST, BEST, AVERAGE = "checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_avg.pt"
 FILES = ("checkpoint*.pt",)

@@ -3,8 +3,6 @@
     x <- x + dropout(sublayer(norm(x)))      sublayers: attention(s), then a feed-forward network
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,108 +17,13 @@ from factorized import (
     factorize,
     factorized_modules,
 )
-from factorized.attention import AttentionCache, OutputValue, QueryKey, head_width
+from factorized.attention import OutputValue, QueryKey
 
+from .config import TransformerConfig
+from .decoding_state import DecodingState, Memory
 from .dropout import Dropout
 from .layer_norm import LayerNorm
 from .positions import PAD, Embedder, SinusoidalPositions
-
-ARCHITECTURES: Mapping[str, Mapping[str, int]] = {
-    "transformer": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
-    "transformer_small": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
-    "transformer_base": {"hidden_size": 512, "filter_size": 2048, "num_layers": 6, "num_heads": 8},
-    "transformer_big": {"hidden_size": 1024, "filter_size": 4096, "num_layers": 6, "num_heads": 16},
-}
-_LEFT_OUT = ("fconv", "lstm", "dpn")  # families that the toolkit had beside the Transformer
-
-POSITIONS = ("learned", "timing", "nopos")
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """What determines a Transformer besides its vocabularies. Contradictions are a `ValueError`."""
-
-    hidden_size: int
-    """width `d` of embeddings and layers"""
-    filter_size: int
-    """width `f` inside the feed-forward networks"""
-    num_layers: int
-    """layers of the encoder, and of the decoder"""
-    num_heads: int
-    """attention heads; divides the width"""
-    dropout: float = 0.1
-    """after the embeddings and after every sublayer"""
-    attention_dropout: float = 0.0
-    """of attention weights"""
-    relu_dropout: float = 0.1
-    """inside the feed-forward networks"""
-    position: str = "learned"
-    """position embeddings: learned, timing (sinusoids) or nopos (none)"""
-    share_input_output_embed: bool = False
-    """use the table of the target's embeddings as the weight of the output layer"""
-    rank_scale: float = 0.0
-    """ranks and widths of heads as a fraction of the full ones; 0 and 1 are dense"""
-    cross_mask: bool = True
-    """keep the decoder from attending to the padding of the source"""
-    max_positions: int = 1024
-    """rows of the learned position tables"""
-    spectral: bool = False
-    """start two-factor layers from the spectral initialization of a dense start"""
-    spectral_quekey: bool = False
-    """balance the factors of every query-key product at the start"""
-    spectral_outval: bool = False
-    """balance the factors of every output-value product at the start"""
-
-    def __post_init__(self):
-        for name in ("hidden_size", "filter_size", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads, {self.num_heads}")
-        for name in ("dropout", "attention_dropout", "relu_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        if self.position not in POSITIONS:
-            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {self.position!r}")
-        if not 0 <= self.rank_scale <= 1:
-            raise ValueError(f"rank_scale must be between 0 and 1, not {self.rank_scale}; 0 and 1 are dense")
-        if self.max_positions < PAD + 2:
-            raise ValueError(f"max_positions must be at least {PAD + 2}, not {self.max_positions}")
-
-    @property
-    def is_factorized(self) -> bool:
-        """Whether linear layers and embeddings have two factors."""
-        return 0 < self.rank_scale < 1
-
-    @property
-    def attention_width(self) -> int:
-        """Width of queries, keys and values of all heads together."""
-        return self.num_heads * head_width(self.hidden_size, self.num_heads, self.rank_scale or 1.0)
-
-    @property
-    def max_source_length(self) -> int:
-        """Most tokens of a source sentence, its end symbol included."""
-        return self.max_positions - PAD - 1
-
-    @property
-    def max_target_length(self) -> int:
-        """Most tokens of a target sentence, its end symbol included."""
-        return self.max_positions - PAD - 1 if self.position == "learned" else 100_000
-
-
-def architecture(name: str, **overrides) -> TransformerConfig:
-    """Return the preset `name` of `ARCHITECTURES` with some of its fields, or of the defaults, changed.
-
-    Raises:
-        ValueError: for another name, or values that contradict each other.
-        TypeError: for a field that `TransformerConfig` does not have.
-    """
-    if name not in ARCHITECTURES:
-        known = f"architectures are {', '.join(ARCHITECTURES)}"
-        if name.startswith(_LEFT_OUT):
-            raise ValueError(f"architecture {name!r} is not part of this toolkit, which has Transformers only; {known}")
-        raise ValueError(f"there is no architecture {name!r}; {known}")
-    return TransformerConfig(**{**ARCHITECTURES[name], **overrides})
 
 
 class FeedForward(nn.Module):
@@ -251,69 +154,6 @@ def _embedder(config: TransformerConfig, vocabulary: int) -> Embedder:
     return Embedder(vocabulary, config.hidden_size, positions[config.position](), config.dropout)
 
 
-@dataclass
-class Memory:
-    """What the decoder reads of encoded sentences."""
-
-    states: Tensor
-    """output of the encoder, (B, S, d)"""
-    padding: Tensor
-    """True where the source is padding, (B, S)"""
-
-
-class DecodingState:
-    """Hypotheses about a batch of sentences in the middle of decoding; `beam` of them about each sentence.
-
-    Row `b * beam + j` is the j-th hypothesis about the b-th sentence. Keys and values of the source exist once for each
-    sentence. Those of the target are never moved while hypotheses are reordered: `histories` says which belong to whom.
-    """
-
-    def __init__(self, memory: list[tuple[Tensor, Tensor]], memory_mask: Tensor | None, sentences: int, beam: int):
-        device = memory[0][0].device
-        self.memory = memory  # keys and values of the source, for every layer
-        self.memory_mask = memory_mask  # (B, 1, 1, S), or None if every state may be attended to
-        self.caches = [AttentionCache() for _ in memory]
-        self.histories = torch.ones(sentences, beam, 0, dtype=torch.bool, device=device)
-        self.step = 0
-
-    @property
-    def beam(self) -> int:
-        """Hypotheses about each sentence."""
-        return self.histories.shape[1]
-
-    def extend(self) -> Tensor:
-        """Add a slot for the next word of every hypothesis; return which slots each may attend to, (B, 1, beam, slots)."""
-        own = torch.eye(self.beam, dtype=torch.bool, device=self.histories.device)
-        self.histories = torch.cat([self.histories, own.expand(len(self.histories), -1, -1)], 2)
-        self.step += 1
-        return self.histories[:, None]
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with the hypotheses `rows`, which may be repeated.
-
-        Args:
-            rows: shape (sentences, beam): for every sentence to go on with, as many rows as it shall have hypotheses, all
-                of them about one sentence. Or flat, with as many to a sentence as there are now.
-
-        Raises:
-            ValueError: if the rows of a sentence are about several ones.
-        """
-        rows = rows.view(-1, self.beam) if rows.dim() == 1 else rows
-        origin = rows // self.beam
-        sentences = origin[:, 0]
-        if not torch.equal(origin, sentences[:, None].expand_as(origin)):
-            raise ValueError("the rows that take one sentence's place must be hypotheses about one sentence")
-        before = len(self.histories)
-        self.histories = self.histories.flatten(0, 1)[rows]
-        if len(sentences) == before and torch.equal(sentences, torch.arange(before, device=rows.device)):
-            return
-        for cache in self.caches:
-            cache.select(sentences)
-        self.memory = [(key.index_select(0, sentences), value.index_select(0, sentences)) for key, value in self.memory]
-        if self.memory_mask is not None:
-            self.memory_mask = self.memory_mask.index_select(0, sentences)
-
-
 class Transformer(nn.Module):
     """An encoder and a decoder. Build it with `build_model`; padding is symbol 1, on either side of a sentence."""
 
@@ -386,7 +226,7 @@ class Transformer(nn.Module):
             need_attention: also return where the decoder looked.
 
         Returns:
-            Scores (N, target vocabulary), and None or the cross-attention weights (N, S), averaged over heads and layers.
+            Scores (N, target vocabulary), and None or the cross-attention weights (N, S), means over heads and layers.
 
         Raises:
             ValueError: when hypotheses grow longer than the position table.
@@ -453,13 +293,3 @@ def decayed_modules(model: nn.Module) -> dict[str, list[str]]:
     kinds = {"linear": FactorizedLayer, "quekey": QueryKey, "outval": OutputValue}
     modules = factorized_modules(model)
     return {kind: [name for name, m in modules.items() if isinstance(m, type_)] for kind, type_ in kinds.items()}
-
-
-def dense_parameter_count(config: TransformerConfig, source_size: int, target_size: int) -> int:
-    """Return the number of parameters that the model would have with `rank_scale` 0."""
-    d, layers = config.hidden_size, config.num_layers
-    rows = source_size + target_size + (0 if config.share_input_output_embed else target_size)
-    rows += 2 * config.max_positions if config.position == "learned" else 0
-    in_layers = layers * (12 * d * d + 4 * d * config.filter_size)
-    norms = 10 * d * layers + 4 * d
-    return rows * d + target_size + in_layers + norms

@@ -8,23 +8,26 @@ import torch
 
 from lab.plots import scalars
 
-TEACHER = ("--conv", "TensorTrain_0.5", "--spectral", "--wd2fd")
-STUDENT = ("--conv", "Tucker_0.5", "--wd2fd", "--alpha", 0.5)
+# At width 1, as oneDNN crashes in the backward pass of a strided 1 x 1 convolution of four channels in channels-last
+# order, which is also the order that a compiled network uses.
+SHARED = ("--wrn_width", 1, "--lr", 0.01, "--wd2fd")
+TEACHER = (*SHARED, "--conv", "TensorTrain_0.5", "--spectral")
+STUDENT = (*SHARED, "--conv", "Tucker_0.5", "--alpha", 0.5)
 
 
 @pytest.fixture(scope="module")
 def plain(study) -> dict[str, Path]:
     """Return the folders of a teacher and of its student, both trained without further ado."""
     folders = {mode: study.folder / mode for mode in ("teacher", "student")}
-    study.run("teacher", *TEACHER, "--lr", 0.01, "-t", folders["teacher"])
-    study.run("student", *STUDENT, "--lr", 0.01, "-t", folders["teacher"], "-s", folders["student"])
+    study.run("teacher", *TEACHER, "-t", folders["teacher"])
+    study.run("student", *STUDENT, "-t", folders["teacher"], "-s", folders["student"])
     return folders
 
 
 def check_near(study, plain, mode: str, folder: Path, tolerance: float, *flags: str) -> None:
     """Train again with more flags, and compare losses and penalties with the plain run."""
     own = (*TEACHER, "-t", folder) if mode == "teacher" else (*STUDENT, "-t", plain["teacher"], "-s", folder)
-    study.run(mode, *own, "--lr", 0.01, *flags)
+    study.run(mode, *own, *flags)
     for tag in ("train_loss", "val_loss", "train_frob_penalty"):
         assert scalars(folder, tag)[1] == pytest.approx(scalars(plain[mode], tag)[1], rel=tolerance), tag
     weights = torch.load(folder / "checkpoint.t7", weights_only=True)["state_dict"]

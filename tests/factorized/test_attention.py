@@ -34,13 +34,13 @@ def states(*shape: int, grad: bool = False) -> torch.Tensor:
 
 def by_hand(attention: FactorizedAttention, x, memory, allowed) -> torch.Tensor:
     """One head of one sentence after another, through the heads' products; `allowed` (B, T, S) marks visible keys."""
-    (QT, K), (O, V) = attention.query_key.factors(), attention.output_value.factors()
+    (QT, K), (out, V) = attention.query_key.factors(), attention.output_value.factors()
     output = torch.zeros_like(x)
     for head in range(attention.num_heads):
         for b in range(len(x)):
             scores = x[b] @ (QT[head] @ K[head]) @ memory[b].T / K.shape[1] ** 0.5
             weights = (scores.exp() * allowed[b]) / (scores.exp() * allowed[b]).sum(1, keepdim=True)
-            output[b] += weights @ memory[b] @ (O[head] @ V[head]).T
+            output[b] += weights @ memory[b] @ (out[head] @ V[head]).T
     return output
 
 

@@ -1,4 +1,4 @@
-"""Decompositions of three-way tensors: shapes, orthonormality, truncation against its definition, and other libraries."""
+"""Decompositions of three-way tensors: shapes, orthonormality, truncation against its definition, other libraries."""
 
 import pytest
 import torch

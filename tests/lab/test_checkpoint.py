@@ -77,7 +77,7 @@ def test_other_failures_to_save_are_not_taken_for_a_full_disk(tmp_path):
         try:
             raise PermissionError
         except PermissionError:
-            raise RuntimeError("ours")
+            raise RuntimeError("ours")  # noqa: B904  (as PyTorch's writer raises)
 
     with pytest.raises(RuntimeError, match="ours"):
         checkpoint.write_whole(tmp_path / "file", fail)

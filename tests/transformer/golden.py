@@ -1,10 +1,11 @@
 """The tiny model of the golden tables: weights by formula, double precision."""
 
 import torch
+from fairseq.config import TransformerConfig
+from fairseq.transformer import Transformer, build_model
 from torch import Tensor, nn
 
 from factorized import FactorizedEmbedding, FactorizedLinear
-from fairseq.transformer import Transformer, TransformerConfig, build_model
 
 SOURCE_SIZE, TARGET_SIZE = 11, 10
 PAD = 1

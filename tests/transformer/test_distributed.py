@@ -10,11 +10,6 @@ from tests.transformer import tiny
 FLAGS = "--dropout 0 --relu-dropout 0 --rank-scale 0.5 --wd2fd --wd2fd-outval --weight-decay 1e-3 --save-interval 2"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.make_data(tmp_path_factory.mktemp("data"))
-
-
 def torchrun(data, folder, flags):
     command = ["-m", "tests.transformer.tiny", str(data), *tiny.BASE.split(), "--save-dir", str(folder)]
     return processes.torchrun("Transformer-PyTorch", *command, *flags.split())

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from fairseq.config import TransformerConfig
+from fairseq.transformer import Transformer, build_model
 
-from fairseq.transformer import Transformer, TransformerConfig, build_model
 from tests.transformer.golden import DECODER_INPUT, SOURCES, golden_model
 
 PAD = 1
@@ -60,7 +61,8 @@ def test_hypotheses_that_are_doubled_dropped_and_finished(overrides):
     source[:2, :2] = PAD
     state = model.start_decoding(model.encode(source))
     rows, words = torch.arange(4), torch.full((4, 1), 2)  # sentence and words of each hypothesis
-    for sentences, beam in [((0, 1, 2, 3), 3), ((0, 1, 2, 3), 3), ((0, 2, 3), 3), ((0, 1, 2), 3), ((2, 0), 2), ((1,), 5)]:
+    steps = [((0, 1, 2, 3), 3), ((0, 1, 2, 3), 3), ((0, 2, 3), 3), ((0, 1, 2), 3), ((2, 0), 2), ((1,), 5)]
+    for sentences, beam in steps:
         logits, _ = model.decode_step(words[:, -1], state)
         torch.testing.assert_close(logits, model(source[rows], words)[:, -1])
         before = state.beam

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from fairseq.dropout import Dropout
 from fairseq.layer_norm import LayerNorm
 from fairseq.positions import Embedder, SinusoidalPositions, position_rows
@@ -93,6 +92,19 @@ def test_dropout(p, dtype):
     assert dropped == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / x.numel()))
     torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / (1 - p)), rtol=1e-2, atol=0)
     assert y.double().mean().item() == pytest.approx(1.0, abs=0.02)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_compiled_dropout():
+    """The masks are those of the uncompiled layer, in the backward pass, too."""
+    x, dropout = torch.ones(401, 99, requires_grad=True), Dropout(0.2)
+    compiled = torch.compile(dropout, backend="aot_eager", fullgraph=True)
+    compiled(x)
+    torch.manual_seed(1)
+    y = compiled(x)
+    torch.manual_seed(1)
+    assert torch.equal(y, dropout(x)) and y.count_nonzero() < x.numel()
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
 

@@ -17,11 +17,6 @@ from tests.transformer import tiny
 FLAGS = "--max-epoch 3 --save-interval 3 --weight-decay 1e-3"  # an epoch has five updates
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.make_data(tmp_path_factory.mktemp("data"))
-
-
 class Stop(Exception):
     """Stands for a kill at a chosen moment."""
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from fairseq import checkpoint
 from fairseq.binarize import Settings, binarize
+from fairseq.config import TransformerConfig
 from fairseq.corpus import load_dictionaries
-from fairseq.transformer import TransformerConfig, build_model
+from fairseq.transformer import build_model
 
 from lab.checkpoint import save
 

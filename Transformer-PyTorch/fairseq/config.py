@@ -1,0 +1,115 @@
+"""Sizes and options of a Transformer, the presets of them that have names, and how many parameters they make."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from factorized.attention import head_width
+
+from .positions import PAD
+
+ARCHITECTURES: Mapping[str, Mapping[str, int]] = {
+    "transformer": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
+    "transformer_small": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
+    "transformer_base": {"hidden_size": 512, "filter_size": 2048, "num_layers": 6, "num_heads": 8},
+    "transformer_big": {"hidden_size": 1024, "filter_size": 4096, "num_layers": 6, "num_heads": 16},
+}
+_LEFT_OUT = ("fconv", "lstm", "dpn")  # families that the toolkit had beside the Transformer
+
+POSITIONS = ("learned", "timing", "nopos")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What determines a Transformer besides its vocabularies. Contradictions are a `ValueError`."""
+
+    hidden_size: int
+    """width `d` of embeddings and layers"""
+    filter_size: int
+    """width `f` inside the feed-forward networks"""
+    num_layers: int
+    """layers of the encoder, and of the decoder"""
+    num_heads: int
+    """attention heads; divides the width"""
+    dropout: float = 0.1
+    """after the embeddings and after every sublayer"""
+    attention_dropout: float = 0.0
+    """of attention weights"""
+    relu_dropout: float = 0.1
+    """inside the feed-forward networks"""
+    position: str = "learned"
+    """position embeddings: learned, timing (sinusoids) or nopos (none)"""
+    share_input_output_embed: bool = False
+    """use the table of the target's embeddings as the weight of the output layer"""
+    rank_scale: float = 0.0
+    """ranks and widths of heads as a fraction of the full ones; 0 and 1 are dense"""
+    cross_mask: bool = True
+    """keep the decoder from attending to the padding of the source"""
+    max_positions: int = 1024
+    """rows of the learned position tables"""
+    spectral: bool = False
+    """start two-factor layers from the spectral initialization of a dense start"""
+    spectral_quekey: bool = False
+    """balance the factors of every query-key product at the start"""
+    spectral_outval: bool = False
+    """balance the factors of every output-value product at the start"""
+
+    def __post_init__(self):
+        for name in ("hidden_size", "filter_size", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads, {self.num_heads}")
+        for name in ("dropout", "attention_dropout", "relu_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {self.position!r}")
+        if not 0 <= self.rank_scale <= 1:
+            raise ValueError(f"rank_scale must be between 0 and 1, not {self.rank_scale}; 0 and 1 are dense")
+        if self.max_positions < PAD + 2:
+            raise ValueError(f"max_positions must be at least {PAD + 2}, not {self.max_positions}")
+
+    @property
+    def is_factorized(self) -> bool:
+        """Whether linear layers and embeddings have two factors."""
+        return 0 < self.rank_scale < 1
+
+    @property
+    def attention_width(self) -> int:
+        """Width of queries, keys and values of all heads together."""
+        return self.num_heads * head_width(self.hidden_size, self.num_heads, self.rank_scale or 1.0)
+
+    @property
+    def max_source_length(self) -> int:
+        """Most tokens of a source sentence, its end symbol included."""
+        return self.max_positions - PAD - 1
+
+    @property
+    def max_target_length(self) -> int:
+        """Most tokens of a target sentence, its end symbol included."""
+        return self.max_positions - PAD - 1 if self.position == "learned" else 100_000
+
+
+def architecture(name: str, **overrides) -> TransformerConfig:
+    """Return the preset `name` of `ARCHITECTURES` with some of its fields, or of the defaults, changed.
+
+    Raises:
+        ValueError: for another name, or values that contradict each other.
+        TypeError: for a field that `TransformerConfig` does not have.
+    """
+    if name not in ARCHITECTURES:
+        known = f"architectures are {', '.join(ARCHITECTURES)}"
+        if name.startswith(_LEFT_OUT):
+            raise ValueError(f"architecture {name!r} is not part of this toolkit, which has Transformers only; {known}")
+        raise ValueError(f"there is no architecture {name!r}; {known}")
+    return TransformerConfig(**{**ARCHITECTURES[name], **overrides})
+
+
+def dense_parameter_count(config: TransformerConfig, source_size: int, target_size: int) -> int:
+    """Return the number of parameters that the model would have with `rank_scale` 0."""
+    d, layers = config.hidden_size, config.num_layers
+    rows = source_size + target_size + (0 if config.share_input_output_embed else target_size)
+    rows += 2 * config.max_positions if config.position == "learned" else 0
+    in_layers = layers * (12 * d * d + 4 * d * config.filter_size)
+    norms = 10 * d * layers + 4 * d
+    return rows * d + target_size + in_layers + norms
