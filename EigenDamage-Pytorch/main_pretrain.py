@@ -14,7 +14,7 @@ from lab import checkpoint, devices, training
 from lab.classifier import Classifier, Epoch, fit
 from lab.cli import Parser, UserError, number, run
 from lab.images import Batches
-from lab.record import Record, is_in, open_folder, plain
+from lab.record import Record, find_checkpoint, is_in, open_folder, plain
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 EPOCHS = 200
@@ -55,7 +55,7 @@ def build_parser() -> Parser:
     add("--log_dir", type=Path, default=Path("runs/pretrain"), help="folder of the run (default runs/pretrain)")
     add("--auto-resume", action="store_true", help="continue the run in --log_dir if there is one")
     add("--resume", "-r", action="store_true", help="continue the run in --log_dir, which must be there")
-    add("--load_path", default="", metavar="FILE", help="or continue from this checkpoint")
+    add("--load_path", default="", metavar="FILE", help="or continue from this file; best.t7 has weights alone")
     add("--overwrite", action="store_true", help="replace the run that --log_dir holds")
     # fmt: on
     flags.add_flags(parser)
@@ -67,13 +67,17 @@ def check(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict or need each other."""
     try:
         flags.check(args)
+        networks.check_depth(args.network, args.depth)
     except ValueError as error:
         raise UserError(error) from None
+    if args.kaiming and args.network != "vgg" and (args.spectral or not flags.is_factorized(args)):
+        raise UserError(f"--kaiming has no effect on a {args.network} whose factors it does not draw; leave it out")
     asked = [f"--{flag}" for flag in ("auto-resume", "resume", "load_path") if getattr(args, flag.replace("-", "_"))]
     if len(asked) > 1:
         raise UserError(f"give only one of {', '.join(asked)}")
-    if args.auto_resume and args.overwrite:
-        raise UserError("--auto-resume continues the run in --log_dir, --overwrite replaces it: give only one")
+    for name in ("auto-resume", "resume"):
+        if getattr(args, name.replace("-", "_")) and args.overwrite:
+            raise UserError(f"--{name} continues the run in --log_dir, --overwrite replaces it: give only one")
     for flag, default in (("decay_every", 60), ("decay_ratio", 0.1)):
         if getattr(args, flag) != default:
             message = f"--{flag} has no effect: the rate falls to a tenth at 1/2 and again at 3/4 of the epochs"
@@ -121,16 +125,16 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     check(args)
     computing = devices.start(args)
+    folder: Path = args.log_dir
+    request = "auto" if args.auto_resume else str(folder / CHECKPOINT) if args.resume else args.load_path
+    source = computing.on_main(lambda: find_checkpoint(args, folder, CHECKPOINT, FILES, request))
     train, valid, test = load_data(args, computing)
     model, counts = build_model(args, len(train.data.classes))
     model = computing.place(model)
     classifier = Classifier(computing.wrap(model), build_optimizer(args, model, computing), computing)
+    training.check_step(classifier, model, train)
 
-    folder: Path = args.log_dir
-    request = "auto" if args.auto_resume else str(folder / CHECKPOINT) if args.resume else args.load_path
-    source, state = training.resume(
-        args, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epoch, request
-    )
+    state = training.restore(source, args, model, classifier.optimizer, computing)
     computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
     record.line(training.describe(counts))

@@ -8,7 +8,9 @@ hyper-parameter or target ratio, decay and start) and `scatter` (parameters, las
 epoch, multiply-adds).
 """
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from deficient.counting import multiply_adds
@@ -21,8 +23,11 @@ from lab import checkpoint
 from lab.cli import Parser, UserError, run
 
 
-def collate(folder: Path) -> dict:
-    """Return the entry of one run.
+def collate(folder: Path, module: str | None = None) -> dict | None:
+    """Return the entry of one run, or None if its convolutions are in a Python file that was not given.
+
+    Args:
+        module: the file. One that only the checkpoint names is never run.
 
     Raises:
         UserError: if its files are not those of a run of `main.py`.
@@ -31,6 +36,12 @@ def collate(folder: Path) -> dict:
         args = json.loads((folder / "args.json").read_text())
         state = checkpoint.load(folder / CHECKPOINT)
         config = Config.from_dict(state["config"])
+        if config.conv is None:
+            if module is None:
+                missing = f"--module {config.module}, the file of its convolutions, is not given"
+                print(f"{folder} is left out: {missing}", file=sys.stderr)
+                return None
+            config = dataclasses.replace(config, module=module)
         model = skeleton(config)
         history, epoch = state["history"], state["epoch"]
         val_errors, train_errors = history["val_errors"], history["train_errors"]
@@ -77,9 +88,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="folders with runs in or below them")
     parser.add_argument("--out", type=Path, default=Path("collated.json"), help="default collated.json")
     parser.add_argument("--match", default="", help="only runs with this text in the name of their folder")
+    parser.add_argument("--module", metavar="FILE", help="Python file, which is run: the convolutions of some runs")
     args = parser.parse_args(argv)
-    entries = {str(folder): collate(folder) for folder in find_runs(args.folders) if args.match in str(folder)}
-    if not entries:
+    folders = [folder for folder in find_runs(args.folders) if args.match in str(folder)]
+    entries = {str(folder): entry for folder in folders if (entry := collate(folder, args.module))}
+    if not folders:
         raise UserError(f"no run has {args.match} in the name of its folder")
     try:
         checkpoint.save_json(args.out, entries)

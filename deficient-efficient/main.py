@@ -22,7 +22,7 @@ from torch import nn
 
 import factorized
 from factorized.flags import Factorization
-from lab import checkpoint, devices
+from lab import checkpoint, devices, training
 from lab.classifier import Classifier, Epoch, cross_entropy, fit
 from lab.cli import UserError, run
 from lab.images import Batches
@@ -44,6 +44,8 @@ def build_model(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[nn.
         model = networks.build(config, spectral=args.spectral, rank_path=args.rank_path)
     except ValueError as error:
         raise UserError(error) from None
+    if args.spectral and not config.rank_scale and not any(hasattr(m, "spectral_") for m in model.modules()):
+        raise UserError("--spectral: no layer of this network has a spectral initialization")
     original, compressed = factorized.parameter_count(dense), factorized.parameter_count(model)
     return model, config, Factorization(original, compressed, config.rank_scale)
 
@@ -109,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer, decay = build_optimizer(args, model, counts.ratio, computing)
     objective = build_objective(args, taught, model, train, computing)
     classifier = Classifier(computing.wrap(model), optimizer, computing, objective, read_every=args.print_freq)
+    training.check_step(classifier, model, train)
     train_network(args, classifier, model, decay, config, counts, (train, valid, test))
 
 
@@ -154,7 +157,8 @@ def train_network(
         record.scalars(scalars, epoch.index)
         if not computing.is_main:
             return
-        progress = {"epoch": epoch.index + 1, "best_error": 100 - epoch.best, "seconds": record.seconds}
+        progress = {"epoch": epoch.index + 1, "seconds": record.seconds}
+        progress |= {"best_error": 100 - epoch.best, "best_top1": epoch.best}  # 100 - error would be rounded
         progress |= {"config": config.to_dict(), "history": history}
         state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
         checkpoint.save(folder / CHECKPOINT, state)
@@ -166,7 +170,7 @@ def train_network(
         epochs=args.epochs,
         learning_rate=lambda epoch: learning_rate(args, epoch),
         first_epoch=state.get("epoch", 0),
-        best=100 - state.get("best_error", 100.0),
+        best=state.get("best_top1", 0.0),
         before_epoch=before_epoch,
         after_epoch=after_epoch,
     )  # fmt: skip
@@ -198,7 +202,8 @@ def choose_folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
     if args.resume:
         others = argparse.Namespace(**{key: value for key, value in vars(args).items() if key != name})
         return folder, find_checkpoint(others, folder, CHECKPOINT, FILES)
-    others = (folder.with_name(f"{folder.name}.{suffix}") for suffix in itertools.count(1))
+    base = folder.resolve() if folder.name in ("", "..") else folder
+    others = (base.with_name(f"{base.name}.{suffix}") for suffix in itertools.count(1))
     return next(path for path in itertools.chain([folder], others) if not holds_run(path, FILES)), None
 
 

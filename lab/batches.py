@@ -64,18 +64,32 @@ class Batches:
     ):
         self.data, self.batch_size, self.train, self.seed = data, batch_size, train, seed
         self.rank, self.world_size = rank, world_size
-        smallest = min(batch_size, len(data) % batch_size or batch_size)
-        if train and smallest < world_size:
-            raise UserError(
-                f"a batch of {smallest} images cannot be shared by {world_size} processes; "
-                f"use another batch size than {batch_size} for the {len(data)} training images, or fewer processes"
-            )
+        self._check_shares()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         device = data.images.device
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
         if train:
             self._sources = _sources(*data.images.shape[2:], pad, data.flip).to(device)
+
+    def _check_shares(self) -> None:
+        smallest = min(self.batch_size, len(self.data) % self.batch_size or self.batch_size)
+        if self.train and smallest < self.world_size:
+            raise UserError(
+                f"a batch of {smallest} images cannot be shared by {self.world_size} processes; use another batch size "
+                f"than {self.batch_size} for the {len(self.data)} training images, or fewer processes"
+            )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return tuple(self.data.images.shape[2:])
+
+    @property
+    def smallest(self) -> int:
+        """Images in this process's smallest part of a batch."""
+        start, stop = self._part(len(self) - 1)
+        return stop - start
 
     def __len__(self) -> int:
         """Return the number of batches of a pass."""

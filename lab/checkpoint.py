@@ -100,10 +100,12 @@ def restore_training(state: dict, model: nn.Module, optimizer: Optimizer, comput
     Learning rate, weight decay and momentum stay those of `optimizer`, which are the run's own.
 
     Raises:
-        UserError: if it belongs to another network, or one whose parameters are grouped otherwise.
+        UserError: if it belongs to another network, or one whose parameters are grouped otherwise; if it lacks a part.
     """
     load_weights(model, state, source)
     if "optimizer" in state:
+        if absent := [part for part in ("scaler", "random") if part not in state]:
+            raise UserError(f"{source} is of no run that could be continued: it has no {absent[0]}")
         options = [{**group} for group in optimizer.param_groups]
         sizes = [len(group["params"]) for group in options]
         if sizes != [len(group["params"]) for group in state["optimizer"]["param_groups"]]:
@@ -111,7 +113,8 @@ def restore_training(state: dict, model: nn.Module, optimizer: Optimizer, comput
         optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(optimizer.param_groups, options):
             group.update(own)
-        computing.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty without fp16
+            computing.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
 
 

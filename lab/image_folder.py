@@ -25,8 +25,9 @@ def find(folder: Path, train: tuple[str, ...] = ("train",)) -> tuple[tuple[str, 
     """Return the classes in `folder`, an absolute path, sorted, and the image files of its parts `train` and `test`.
 
     Classes are the folders of the first of `train`; their images may be one level further down in a folder `images`, as
-    in Tiny ImageNet. The classes in `test`, or `val` if there is no `test`, are among them; in place of folders it may
-    have `images` and `val_annotations.txt`. Hidden files and files that are no images by their name are passed over.
+    in Tiny ImageNet. The classes in `test`, or `val` if there is no `test`, are among them. Where `val` has no folders
+    of classes but `images` and `val_annotations.txt`, as Tiny ImageNet comes, it is taken, for `test` has no classes
+    there. Hidden files and files that are no images by their name are passed over.
 
     Args:
         train: folders of training images, which are joined.
@@ -34,7 +35,11 @@ def find(folder: Path, train: tuple[str, ...] = ("train",)) -> tuple[tuple[str, 
     Raises:
         UserError: if a part, the images of a class, or the class of a test image in `train` are missing.
     """
-    parts, test = [folder / name for name in train], folder / "test" if (folder / "test").is_dir() else folder / "val"
+    parts, test, val = [folder / name for name in train], folder / "test", folder / "val"
+    annotations = val / "val_annotations.txt"
+    is_annotated = annotations.is_file() and not any(e.is_dir() and e.name != "images" for e in val.iterdir())
+    if is_annotated or not test.is_dir():
+        test = val
     for part in (*parts, test):
         if not part.is_dir():
             wanted = ", ".join(train)
@@ -44,8 +49,7 @@ def find(folder: Path, train: tuple[str, ...] = ("train",)) -> tuple[tuple[str, 
     try:
         classes = tuple(_folders(parts[0]))
         places = {name: position for position, name in enumerate(classes)}
-        annotations = test / "val_annotations.txt"
-        tests = _annotated(annotations, places) if annotations.is_file() else _images(test, places)
+        tests = _annotated(annotations, places) if is_annotated else _images(test, places)
         return classes, {"train": [image for part in parts for image in _images(part, places)], "test": tests}
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None

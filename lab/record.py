@@ -47,12 +47,21 @@ def find_checkpoint(
     """
     request = args.resume if request is None else request
     if request == "auto":
-        old = _check_same_arguments(folder, args, free)
+        old = _arguments(folder, args)
+        if old:
+            check_same_arguments(old, args, f"{folder} holds", free)
+        elif _files_of_run(folder, files):
+            raise UserError(f"{folder} holds files of a run, but no args.json that says which; {_instead(args)}")
         changed = any(old.get(name) != _plain(getattr(args, name)) for name in free)
         if (folder / "results.json").exists() and not changed:
             print(f"{folder} holds this run, finished")
             raise SystemExit(0)
-        return folder / name if (folder / name).exists() else None
+        if (folder / name).exists():
+            return folder / name
+        begun = old.get("load_path") or old.get("resume")
+        if isinstance(begun, str) and begun not in ("", "auto"):
+            raise UserError(f"{folder} has no checkpoint yet of its run, which began with {begun}: start it again so")
+        return None
     source = Path(request) if request else None
     if source and not source.is_file():
         raise UserError(f"{'--load_path' if getattr(args, 'load_path', '') else '--resume'} {source}: no such file")
@@ -107,21 +116,37 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_same_arguments(folder: Path, args: argparse.Namespace, free: Collection[str]) -> dict:
+def _instead(args: argparse.Namespace) -> str:
+    return "use another folder" + (" or --overwrite" if "overwrite" in args else "")
+
+
+def _arguments(folder: Path, args: argparse.Namespace) -> dict:
     """Return the arguments of the run in `folder`, {} if there is none."""
     try:
-        old = dict(json.loads((folder / "args.json").read_text()))
+        return dict(json.loads((folder / "args.json").read_text()))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError):
-        raise UserError(f"{folder / 'args.json'} cannot be read; use another folder or --overwrite") from None
+        raise UserError(f"{folder / 'args.json'} cannot be read; {_instead(args)}") from None
+
+
+def check_same_arguments(old: dict, args: argparse.Namespace, where: str, free: Collection[str] = ()) -> None:
+    """Compare arguments with those of the run that is to be continued.
+
+    Args:
+        old: its arguments, as `plain` gives them.
+        where: what begins the message, such as "FOLDER holds".
+        free: arguments that may differ, besides those that change nothing.
+
+    Raises:
+        UserError: if others do.
+    """
     for name, value in vars(args).items():
         if name not in _FREE and name not in free and old.get(name) != _plain(value):
             raise UserError(
-                f"{folder} holds a run with {name} {old.get(name)}, not {_plain(value)}: "
+                f"{where} a run with {name} {old.get(name)}, not {_plain(value)}: "
                 "give the same arguments to continue it, or use another folder"
             )
-    return old
 
 
 class Record:

@@ -5,7 +5,8 @@
 #   PYTHON   the interpreter (default: of the active environment, else of the repository's .venv, else python3)
 #   GPU      the device the programs get
 #   RESULTS  where the results go; a relative path starts at the folder of the study, too
-# For example, to try a script quickly: RESULTS=/tmp/try ./SCRIPT.sh --epochs 1 --data digits
+# For example, to try a script quickly: RESULTS=/tmp/try ./SCRIPT.sh --epochs 1 --data digits (compression: --epoch 1
+# --dataset digits)
 
 # A shortened run among the paper's results would count as finished ever after.
 if (($#)) && [[ -z ${RESULTS:-} ]]; then

@@ -1,7 +1,8 @@
 """What the trainers of image classifiers do alike: batches, SGD with decay, the schedule, continuing, results."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from .batches import MEAN, STD, Batches
 from .classifier import Classifier, Epoch
 from .cli import UserError
 from .devices import Computing
-from .record import find_checkpoint
+from .record import check_same_arguments
 
 
 def load_batches(
@@ -77,6 +78,26 @@ def sgd(
     return optimizer
 
 
+def check_step(classifier: Classifier, model: nn.Module, batches: Batches) -> None:
+    """Let a copy of `model` do the forward pass of a training step, on as few images as a batch can have.
+
+    Raises:
+        UserError: if it cannot, for example because nothing is left of such small images behind its pooling layers, or
+            because batch normalization would have a single value to normalize.
+    """
+    count, (height, width) = min(batches.smallest, 2), batches.image_size
+    device = classifier.computing.device
+    images, labels = torch.zeros(count, 3, height, width, device=device), torch.zeros(count, dtype=int, device=device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), classifier.computing.autocast():
+            classifier.objective(copy.deepcopy(model).train(), images, labels)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"this network cannot be trained on images of {width} x {height} pixels in batches that may have {count} "
+            f"to a process ({str(error).splitlines()[0]}); use larger images or another batch size"
+        ) from None
+
+
 def drops(epoch: int, epochs: int) -> int:
     """Return how often the learning rate has been divided by ten: from half and from three quarters of the epochs on.
 
@@ -85,34 +106,29 @@ def drops(epoch: int, epochs: int) -> int:
     return sum(epoch >= milestone for milestone in {epochs // 2, epochs * 3 // 4} - {0})
 
 
-def resume(
-    args: argparse.Namespace,
-    folder: Path,
-    name: str,
-    files: Iterable[str],
-    model: nn.Module,
-    optimizer: Optimizer,
-    computing: Computing,
-    epochs: int,
-    request: str | None = None,
-) -> tuple[Path | None, dict]:
-    """Restore the checkpoint to continue from, if there is one; return its path, else None, and what it holds.
+def restore(
+    source: Path | None, args: argparse.Namespace, model: nn.Module, optimizer: Optimizer, computing: Computing
+) -> dict:
+    """Restore the checkpoint `source`, which `record.find_checkpoint` has found, and return what it holds.
 
     Args:
-        folder, name, files, request: as for `record.find_checkpoint`.
+        source: None for a new run, about which there is nothing to return.
+        args: parsed flags, among them `epochs` or `epoch`.
 
     Raises:
-        UserError: as `find_checkpoint` and `restore_training`; if the checkpoint is of a longer run than `epochs`.
+        UserError: as `restore_training`; if the checkpoint is of a run with other arguments, or longer than this one.
     """
-    source = computing.on_main(lambda: find_checkpoint(args, folder, name, files, request))
     if not source:
-        return None, {}
+        return {}
     state = checkpoint.load(source, computing.device)
     checkpoint.restore_training(state, model, optimizer, computing, source)
+    if "args" in state:
+        check_same_arguments(state["args"], args, f"{source} is of", free=("epoch", "epochs"))
+    flag = "epochs" if "epochs" in args else "epoch"
+    epochs = getattr(args, flag)
     if state.get("epoch", 0) > epochs:
-        flag = "--epochs" if "epochs" in args else "--epoch"
-        raise UserError(f"{source} has been trained for {state['epoch']} epochs already, {flag} is {epochs}")
-    return source, state
+        raise UserError(f"{source} has been trained for {state['epoch']} epochs already, --{flag} is {epochs}")
+    return state
 
 
 def results(

@@ -15,7 +15,7 @@ from lab import checkpoint, devices, training
 from lab.classifier import Classifier, Epoch, fit
 from lab.cli import Parser, UserError, number, run
 from lab.images import Batches
-from lab.record import Record, is_in, open_folder
+from lab.record import Record, find_checkpoint, is_in, open_folder
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 WARM_UP_DEPTHS = (56, 110, 1202)
@@ -124,19 +124,22 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     check(args)
     computing = devices.start(args)
+    source = None
+    if not args.evaluate:
+        source = computing.on_main(lambda: find_checkpoint(args, args.save_dir, CHECKPOINT, FILES))
     train, valid, test = load_data(args, computing)
     model, counts = build_model(args, len(train.data.classes))
     model = computing.place(model)
     optimizer = build_optimizer(args, model, computing)
     classifier = Classifier(computing.wrap(model), optimizer, computing, read_every=args.print_freq)
     if args.evaluate:
-        source = args.save_dir / LATEST if args.resume == "auto" else Path(args.resume)
-        checkpoint.load_weights(model, checkpoint.load(source, computing.device), source)
+        weights = args.save_dir / LATEST if args.resume == "auto" else Path(args.resume)
+        checkpoint.load_weights(model, checkpoint.load(weights, computing.device), weights)
         accuracy = classifier.evaluate(test).top1
         if computing.is_main:
-            print(f"{source}: accuracy {accuracy:.2f}% on {len(test.data)} test images")
+            print(f"{weights}: accuracy {accuracy:.2f}% on {len(test.data)} test images")
         return
-    train_network(args, computing, classifier, model, counts, (train, valid, test))
+    train_network(args, computing, classifier, model, counts, (train, valid, test), source)
 
 
 def train_network(
@@ -146,13 +149,15 @@ def train_network(
     model: ResNet,
     counts: flags.Factorization,
     data: tuple[Batches, Batches, Batches],
+    source: Path | None,
 ) -> None:
-    """Train, and leave the run's files in `--save-dir`. All that can be wrong is found before anything is written."""
+    """Train, from the checkpoint `source` on if there is one, and leave the run's files in `--save-dir`.
+
+    All that can be wrong is found before anything is written.
+    """
     train, valid, test = data
     folder: Path = args.save_dir
-    source, state = training.resume(
-        args, folder, CHECKPOINT, FILES, model, classifier.optimizer, computing, args.epochs
-    )
+    state = training.restore(source, args, model, classifier.optimizer, computing)
     first_epoch = state.get("epoch", args.start_epoch)
     layers = model.block_convs()
     recorder = NormRecorder(layers, args.epochs, len(train)) if args.dump_frobnorms else None

@@ -11,7 +11,21 @@ from .resnet import ResNet
 from .stages import unwrap_projections
 from .vgg import PLANS, VGG
 
-NETWORKS = ("vgg", "resnet", "presnet")
+# Residual networks by name, with the convolutions that a block in each of the three stages adds to the depth.
+_RESIDUAL = {"resnet": (ResNet, 6), "presnet": (PreResNet, 9)}
+NETWORKS = ("vgg", *_RESIDUAL)
+
+
+def check_depth(network: str, depth: int) -> None:
+    """Raise ValueError for a depth that the network cannot have."""
+    if network == "vgg":
+        if depth not in PLANS:
+            raise ValueError(f"a vgg has a depth of {', '.join(map(str, PLANS))}, not {depth}")
+        return
+    convs = _RESIDUAL[network][1]
+    if depth < convs + 2 or (depth - 2) % convs:
+        examples = ", ".join(str(convs * n + 2) for n in (2, 3, 5, 18))
+        raise ValueError(f"a {network} has a depth of {convs}n + 2 ({examples}, ...), not {depth}")
 
 
 def build(network: str, depth: int, num_classes: int, kaiming: bool = False) -> nn.Module:
@@ -22,18 +36,13 @@ def build(network: str, depth: int, num_classes: int, kaiming: bool = False) -> 
         kaiming: start the classifier of a VGG Kaiming normal; the other networks know one start only.
 
     Raises:
-        ValueError: for a depth that the network cannot have.
+        ValueError: as `check_depth`.
     """
+    check_depth(network, depth)
     if network == "vgg":
-        if depth not in PLANS:
-            raise ValueError(f"a vgg has a depth of {', '.join(map(str, PLANS))}, not {depth}")
         return VGG(depth, num_classes, kaiming)
-    kind, convs = {"resnet": (ResNet, 6), "presnet": (PreResNet, 9)}[network]
-    blocks, rest = divmod(depth - 2, convs)
-    if blocks < 1 or rest:
-        examples = ", ".join(str(convs * n + 2) for n in (2, 3, 5, 18))
-        raise ValueError(f"a {network} has a depth of {convs}n + 2 ({examples}, ...), not {depth}")
-    return kind(blocks, num_classes)
+    kind, convs = _RESIDUAL[network]
+    return kind((depth - 2) // convs, num_classes)
 
 
 def factorize(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, flags.Factorization]:

@@ -67,10 +67,10 @@ class ACDCConv2d(ComposedConv2d):
 
 def dct(size: int) -> Tensor:
     """Return the orthonormal DCT-II matrix in row form: `x @ dct(n)` is the transform of a row vector x."""
-    time, frequency = torch.arange(size)[:, None], torch.arange(size)
+    time, frequency = torch.arange(size, dtype=torch.double)[:, None], torch.arange(size)  # arguments become large
     matrix = torch.cos(math.pi / size * (time + 0.5) * frequency) * math.sqrt(2 / size)
     matrix[:, 0] /= math.sqrt(2)
-    return matrix
+    return matrix.to(torch.get_default_dtype())
 
 
 def _even_first(matrix: Tensor) -> Tensor:

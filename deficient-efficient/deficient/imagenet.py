@@ -36,8 +36,14 @@ class StreamedBatches(Batches):
             raise UserError(
                 f"no folders of images in {folder}: --imagenet_loc must hold train/CLASS/* and val/CLASS/*"
             ) from None
+        self._check_shares()
         self.device, self.workers = device, workers
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return SIZE, SIZE
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalized images (batch, 3, 224, 224) and labels (batch,) of pass `index` on the device."""
@@ -46,10 +52,18 @@ class StreamedBatches(Batches):
         order = (torch.randperm(count, generator=numbers) if self.train else torch.arange(count)).tolist()
         parts = [order[slice(*self._part(batch))] for batch in range(len(self))]
         on_gpu = self.device.type == "cuda"
-        loader = DataLoader(
-            self.data, batch_sampler=parts, num_workers=self.workers, generator=numbers, pin_memory=on_gpu
+        loaded = iter(
+            DataLoader(
+                self.data,
+                batch_sampler=[part for part in parts if part],
+                num_workers=self.workers,
+                generator=numbers,
+                pin_memory=on_gpu,
+            )
         )
-        for images, labels in loader:
+        nothing = torch.empty(0, 3, SIZE, SIZE), torch.empty(0, dtype=torch.long)
+        for part in parts:
+            images, labels = next(loaded) if part else nothing
             images = images.to(self.device, memory_format=self._memory_format, non_blocking=on_gpu)
             yield images, labels.to(self.device, non_blocking=on_gpu)
 

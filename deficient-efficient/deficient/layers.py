@@ -52,6 +52,11 @@ class LowRankPointwise(FactorizedConv2d):
         rank = _floored_rank(rank_scale, in_channels, out_channels)
         super().__init__(in_channels, out_channels, kernel_size, rank, stride, bias=bias)
 
+    def reset_parameters(self) -> None:
+        """Start both convolutions as PyTorch starts a convolution."""
+        for factor in (self.VT, self.U):
+            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+
     def fan_out_(self) -> None:
         """Start both convolutions as the networks do, each by its own output channels."""
         nn.init.normal_(self.VT, std=fan_out_std(self.rank))

@@ -122,7 +122,7 @@ def conv_for_budget(config: Config, budget: int) -> str:
     """Return the class of the family `config.conv` whose network has nearest to `budget` parameters.
 
     Raises:
-        ValueError: if the family has no hyper-parameter, or as `build`.
+        ValueError: if the family has no hyper-parameter, or no network of about so many parameters; or as `build`.
     """
     name = config.conv
     kind = KINDS.get(name)
@@ -130,20 +130,34 @@ def conv_for_budget(config: Config, budget: int) -> str:
         families = ", ".join(known for known, kind in KINDS.items() if kind.hyper)
         raise ValueError(f"--budget chooses the hyper-parameter of one of {families}, not of {name}")
 
-    def distance(hyper: float) -> int:
-        return count(replace(config, conv=f"{name}_{hyper}")) - budget
+    tried: dict[float, int] = {}  # parameters too many, by hyper-parameter
+
+    def is_small(hyper: float) -> bool:
+        try:
+            tried[hyper] = count(replace(config, conv=f"{name}_{hyper}")) - budget
+        except ValueError:  # too small for some layer, or impossible for another reason
+            return True
+        return tried[hyper] < 0
 
     if kind.whole:
-        return f"{name}_{min(range(int(kind.least), _MOST_WHOLE + 1), key=lambda hyper: abs(distance(hyper)))}"
-    lower, upper, tried = 0.0, 1.0, {}
-    while upper - lower > 1e-4:
-        middle = round((lower + upper) / 2, 6)
-        tried[middle] = distance(middle)
-        lower, upper = (middle, upper) if tried[middle] < 0 else (lower, middle)
+        for hyper in range(int(kind.least), _MOST_WHOLE + 1):
+            is_small(hyper)
+    else:
+        lower, upper = 0.0, 1.0
+        is_small(upper)
+        while upper - lower > 1e-4:
+            middle = round((lower + upper) / 2, 6)
+            lower, upper = (middle, upper) if is_small(middle) else (lower, middle)
+    if not tried:
+        count(replace(config, conv=f"{name}_{_MOST_WHOLE if kind.whole else 1.0}"))  # says what is impossible
+    least, most = budget + min(tried.values()), budget + max(tried.values())
+    if not _NEAR * least <= budget <= most / _NEAR:
+        raise ValueError(f"{name} makes this network of {least:,} to {most:,} parameters, not of {budget:,} (--budget)")
     return f"{name}_{min(tried, key=lambda hyper: abs(tried[hyper]))}"
 
 
 _MOST_WHOLE = 32  # groups or layers that a budget is searched among
+_NEAR = 0.99  # a budget just out of reach is met by the nearest network
 
 
 def _design(config: Config) -> tuple[MakeConv, type[nn.Module]]:

@@ -32,7 +32,8 @@ def build_parser() -> Parser:
     add("--imagenet_loc", type=Path, metavar="DIR", help="folder with train/CLASS/* and val/CLASS/* (default: imagenet "
         "where data sets are kept)")
     add("--workers", type=count, help="processes that load imagenet (default of the network); others live in memory")
-    add("--resume", "-r", action="store_const", const="auto", default="", help="continue the run in the folder, if any")
+    add("--resume", "-r", nargs="?", choices=("auto",), const="auto", default="",
+        help="continue the run in the folder, if any")
     add("--GPU", dest="device", default=argparse.SUPPRESS, help="the old name of --device")
     add("--student_checkpoint", "-s", type=Path, default=Path("wrn_40_2_student_KT"), metavar="DIR",
         help="folder of the student's run (default wrn_40_2_student_KT)")
@@ -116,6 +117,8 @@ def _check_structure(args: argparse.Namespace) -> None:
         raise ValueError("--budget chooses the hyper-parameter of --conv NAME and goes with no rank scale or ratio")
     if args.auxiliary_weight is not None and args.network != "DARTS":
         raise ValueError(f"--auxiliary_weight has no effect on {args.network}, which has no auxiliary head")
+    if args.rank_path != "auto" and not flags.is_factorized(args):
+        raise ValueError("--rank-path has no effect without --rank-scale or --target-ratio")
     kind = convs.KINDS.get(args.conv) if args.budget else convs.split(args.conv)[0] if args.conv else None
     low_rank = flags.is_factorized(args)
     flags.check(args, structured=not low_rank and args.conv != "Conv")

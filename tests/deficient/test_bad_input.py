@@ -8,6 +8,7 @@ import torch
 
 from lab.cli import run
 from tests.deficient.images import write_images
+from tests.lab.images import write_image
 
 TT = ("--conv", "TensorTrain_0.5")
 STUDENT = ("student", "-t", "TEACHER", "-s", "new")
@@ -55,6 +56,10 @@ CASES = [
     (("teacher", *TT, "--auxiliary_weight", "0.4"), "no auxiliary head"),
     (("teacher", "--conv", "Conv", "--budget", "1000"), "--budget"),
     (("teacher", *TT, "--budget", "1000"), "--budget"),
+    (("teacher", "--conv", "Tucker", "--budget", "1000"), "parameters, not of 1,000 (--budget)"),
+    (("teacher", "--conv", "Tucker", "--budget", "1000000000"), "parameters, not of 1,000,000,000 (--budget)"),
+    (("teacher", *TT, "--rank-path", "composed"), "--rank-path has no effect"),
+    (("teacher", "--module", "PLAIN", "--spectral"), "no layer of this network has a spectral initialization"),
     (("teacher", "--module", "nowhere.py"), "not a Python file"),
     (("teacher", "--module", "EMPTY"), "defines no class Conv"),
     (("teacher", "--module", "BROKEN"), "cannot be loaded"),
@@ -62,6 +67,7 @@ CASES = [
     (("teacher", *TT, "--GPU", "x"), "--device must be"),
     (("teacher", *TT, "--data", "nowhere"), "no data set or folder"),
     (("teacher", *TT, "--holdout", "1000"), "leaves none"),
+    (("teacher", *TT, "--network", "DARTS", "--data", "SMALL"), "8 x 8 pixels in batches"),
     (("teacher", *TT, "--colour", "red"), "unrecognized"),
     (("teacher", *TT, "-t", "TEACHER", "--resume"), "holds a run with"),
     (("pupil", *TT), "invalid choice"),
@@ -85,15 +91,18 @@ def paths(study) -> dict[str, str]:
     checkpoint = folder / "teacher" / "checkpoint.t7"
     (folder / "empty.py").write_text("")
     (folder / "broken.py").write_text("1 / 0")
+    (folder / "plain.py").write_text("from torch.nn import Conv2d as Conv")
     (folder / "cut.t7").write_bytes(checkpoint.read_bytes()[:1000])
     torch.save({"state_dict": {}}, folder / "other.t7")
     state = torch.load(checkpoint, weights_only=True)
     torch.save({**state, "config": {**state["config"], "conv": "Conv"}}, folder / "foreign.t7")
+    for part in ("train", "test"):
+        write_image(folder / "small" / part / "a" / "0.png", size=8)
     three = write_images(folder / "three", tuple("xyz"))
     return {
         "TEACHER": str(folder / "teacher"), "EMPTY": str(folder / "empty.py"), "BROKEN": str(folder / "broken.py"),
         "CUT": str(folder / "cut.t7"), "OTHER": str(folder / "other.t7"), "FOREIGN": str(folder / "foreign.t7"),
-        "THREE": str(three),
+        "THREE": str(three), "SMALL": str(folder / "small"), "PLAIN": str(folder / "plain.py"),
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Collation of runs: what an entry holds, and folders that hold none."""
 
 import json
+from pathlib import Path
 
 import collate_results
 import pytest
@@ -38,6 +39,20 @@ def test_runs_are_collected(study, tmp_path, capsys):
     (runs / "b" / "args.json").write_text("{")
     with pytest.raises(UserError, match="is not a run of main.py"):
         collate_results.main([str(runs), "--out", str(out)])
+
+
+def test_a_file_that_only_a_checkpoint_names_is_not_run(study, tmp_path, capsys):
+    module, marker, out = tmp_path / "module.py", tmp_path / "marker", str(tmp_path / "collated.json")
+    module.write_text("from torch.nn import Conv2d as Conv\n")
+    study.run("teacher", "--module", module, "-t", tmp_path / "runs" / "with module", "--epochs", 1)
+    study.run("teacher", "--conv", "Sep", "-t", tmp_path / "runs" / "without", "--epochs", 1)
+    module.write_text(f"from torch.nn import Conv2d as Conv\nopen({str(marker)!r}, 'w')\n")
+    capsys.readouterr()
+    collate_results.main([str(tmp_path / "runs"), "--out", out])
+    assert len(json.loads(Path(out).read_text())) == 1 and not marker.exists()
+    assert f"with module is left out: --module {module}, the file" in capsys.readouterr().err
+    collate_results.main([str(tmp_path / "runs"), "--out", out, "--module", str(module)])
+    assert len(json.loads(Path(out).read_text())) == 2
 
 
 def test_no_runs(tmp_path):

@@ -1,5 +1,6 @@
 """A mistake of the user's is one line that says what is wrong and what would be right; nothing on disk is changed."""
 
+import json
 import pickle
 import shutil
 import subprocess
@@ -61,6 +62,13 @@ CASES = {
     "checkpoint of a longer run": (f"--epoch 1 --load_path run/checkpoint.t7 {LIKE}", "2 epochs", "--epoch is 1"),
     "two ways to continue": ("--resume --auto-resume", "only one of --auto-resume, --resume"),
     "continue and replace": ("--auto-resume --overwrite", "give only one"),
+    "continue what is there and replace it": ("--resume --overwrite", "--resume continues", "give only one"),
+    "continue another run": (f"{LIKE} --load_path run/checkpoint.t7 --weight_decay 0.5", "weight_decay", "not 0.5"),
+    "files of unknown origin": ("--auto-resume --log_dir stray", "no args.json", "--overwrite"),
+    "no checkpoint of a continued run": ("--auto-resume --log_dir begun", "no checkpoint yet", "began with x.t7"),
+    "Kaiming start of nothing": ("--network resnet --depth 8 --kaiming", "--kaiming has no effect on a resnet"),
+    "depth, before data are fetched": ("--dataset cinic-10 --network vgg --depth 12", "not 12"),
+    "images too small": ("--network vgg --depth 11 --dataset eight", "8 x 8 pixels", "use larger images"),
 }
 
 
@@ -72,6 +80,14 @@ def world(tmp_path_factory) -> Path:
     shutil.copytree(folder, world / "stopped")
     (world / "stopped" / "results.json").unlink()
     (world / "foreign").mkdir()
+    (world / "stray").mkdir()
+    shutil.copy(folder / "best.t7", world / "stray")
+    (world / "begun").mkdir()
+    arguments = json.loads((folder / "args.json").read_text())
+    arguments |= {"load_path": "x.t7", "rank_scale": 0.0, "wd2fd": False}
+    (world / "begun" / "args.json").write_text(json.dumps(arguments))
+    for part in ("train", "test"):
+        write_image(world / "eight" / part / "a" / "0.png", size=8)
     (world / "foreign" / "args.json").write_text("[0.1]")
     (world / "text.t7").write_text("weights")
     (world / "truncated.t7").write_bytes((folder / "checkpoint.t7").read_bytes()[:5000])
@@ -84,7 +100,8 @@ def world(tmp_path_factory) -> Path:
 
 
 def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    paths = (path for path in sorted(folder.rglob("*")) if "cache" not in path.relative_to(folder).parts)
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @pytest.mark.parametrize("case", CASES)

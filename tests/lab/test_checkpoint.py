@@ -184,3 +184,12 @@ def test_foreign_states(tmp_path, state, message):
     with pytest.raises(UserError, match=message):
         checkpoint.load_weights(model, state, tmp_path / "x.th")
     assert torch.equal(model.weight, before)
+
+
+def test_a_state_without_all_parts(tmp_path):
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = checkpoint.training_state(model, optimizer, computing())
+    del state["random"]
+    with pytest.raises(UserError, match="has no random"):
+        checkpoint.restore_training(state, model, optimizer, computing(), tmp_path / "x.th")

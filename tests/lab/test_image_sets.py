@@ -32,6 +32,7 @@ def tiny(tmp_path) -> Path:
         write_image(root / "val" / "images" / f"val_{number}.JPEG", (0, 0, 80 * number))
     lines = [f"val_{number}.JPEG\t{name}\t0\t0\t9\t9\n" for number, name in ((2, "n01"), (0, "n02"), (1, "n01"))]
     (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    write_image(root / "test" / "images" / "test_0.JPEG")  # of no known class
     return root
 
 
@@ -47,8 +48,12 @@ def test_tiny_imagenet_is_sorted_in_memory(tiny, tmp_path, name):
     assert [round(image[2].float().mean().item() / 80) for image in test.images] == [0, 1, 2]
 
 
-def test_tiny_imagenet_as_any_folder_and_with_sorted_validation_images(tiny, tmp_path):
-    (tiny / "val" / "val_annotations.txt").unlink()
+@pytest.mark.parametrize("annotations", [True, False])
+def test_tiny_imagenet_as_any_folder_and_with_sorted_validation_images(tiny, tmp_path, annotations):
+    """Programs that sort them may leave the annotations where they were."""
+    shutil.rmtree(tiny / "test")
+    if not annotations:
+        (tiny / "val" / "val_annotations.txt").unlink()
     for number, name in ((0, "n02"), (1, "n01"), (2, "n01")):
         (tiny / "val" / name / "images").mkdir(parents=True, exist_ok=True)
         shutil.move(tiny / "val" / "images" / f"val_{number}.JPEG", tiny / "val" / name / "images")

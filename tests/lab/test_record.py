@@ -76,6 +76,12 @@ def test_which_checkpoint_is_continued(tmp_path):
         found()
     with pytest.raises(UserError, match="no such file"):
         found(resume="nothing")
+    (tmp_path / "args.json").unlink()
+    with pytest.raises(UserError, match="no args.json that says which; use another folder or --overwrite"):
+        found(resume="auto")
+    open_folder(tmp_path, arguments(resume="begin.th"), keep=False, files=FILES)
+    with pytest.raises(UserError, match="began with begin.th"):
+        found(resume="auto")
 
 
 def test_is_in_a_folder_however_it_is_spelled(tmp_path, monkeypatch):
