@@ -122,7 +122,7 @@ def real(folder: str, checkpoint: str) -> tuple[Transformer, list[torch.Tensor],
     languages = find_languages(folder)
     dictionaries = load_dictionaries(folder, *languages)
     corpus = load_split(folder, "test", *languages, dictionaries)
-    model = load_model(checkpoint, *dictionaries, device())
+    model = load_model(checkpoint, languages, dictionaries, device())
     batches = evaluation_batches(corpus, max_tokens=6000, max_sentences=BATCH, one_length=False)
     return model, [collate(corpus, ids).source.to(device()) for ids in batches], 200
 

@@ -42,6 +42,9 @@ def run(main: Callable[[], object], prog: str) -> NoReturn:
     def say(kind: str, text: object) -> None:
         print(f"{prog}: {kind}: {' '.join(str(text).split())}", file=sys.stderr)
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not what tests put in their place
+            stream.reconfigure(encoding="utf-8")  # whatever the locale says
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     warnings.showwarning = lambda message, *_, **__: say("warning", message) if first else None
     try:

@@ -53,11 +53,14 @@ def find_checkpoint(
         elif _files_of_run(folder, files):
             raise UserError(f"{folder} holds files of a run, but no args.json that says which; {_instead(args)}")
         changed = any(old.get(name) != _plain(getattr(args, name)) for name in free)
-        if (folder / "results.json").exists() and not changed:
+        finished = (folder / "results.json").exists()
+        if finished and not changed:
             print(f"{folder} holds this run, finished")
             raise SystemExit(0)
         if (folder / name).exists():
             return folder / name
+        if finished:
+            raise UserError(f"{folder} holds this run, finished, without {name} to continue it; {_instead(args)}")
         begun = old.get("load_path") or old.get("resume")
         if isinstance(begun, str) and begun not in ("", "auto"):
             raise UserError(f"{folder} has no checkpoint yet of its run, which began with {begun}: start it again so")

@@ -97,7 +97,7 @@ def training_batches(
     Raises:
         UserError: if no pair is left.
     """
-    random = numpy.random.RandomState(seed)
+    random = numpy.random.RandomState(seed % 2**32)
     order = random.permutation(len(corpus))
     order = order[numpy.argsort(corpus.target_sizes[order], kind="stable")]
     order = order[numpy.argsort(corpus.source_sizes[order], kind="stable")]

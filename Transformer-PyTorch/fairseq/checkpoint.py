@@ -45,8 +45,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict:
     return state
 
 
-def check_dictionaries(state: dict, dictionaries: tuple[Dictionary, Dictionary], path: Path) -> None:
-    """Raise UserError unless the checkpoint `state` of file `path` belongs to these dictionaries."""
+def check_data(
+    state: dict, languages: tuple[str, str], dictionaries: tuple[Dictionary, Dictionary], path: Path
+) -> None:
+    """Raise UserError unless the checkpoint `state` of file `path` belongs to these dictionaries, in this direction."""
+    theirs = state["source_language"], state["target_language"]
+    if theirs == languages[::-1] and theirs != languages:
+        raise UserError(f"{path} translates {' to '.join(theirs)}, not {' to '.join(languages)}")
     for side, dictionary in zip(("source", "target"), dictionaries):
         theirs, ours = state[f"{side}_dictionary"], dictionary.identity()
         if theirs != ours:
@@ -56,20 +61,30 @@ def check_dictionaries(state: dict, dictionaries: tuple[Dictionary, Dictionary],
             )
 
 
+def check_config(state: dict, config: TransformerConfig, path: Path) -> None:
+    """Raise UserError if the model in the checkpoint computes something else than one of `config`, dropout aside."""
+    for field, value in dataclasses.asdict(config).items():
+        found = state["config"].get(field)
+        if found != value and "dropout" not in field and "spectral" not in field:
+            raise UserError(f"{path} is of a model with {field} {found}, not {value}; continue it with the same flags")
+
+
 def load_model(
     path: Path,
-    source_dictionary: Dictionary,
-    target_dictionary: Dictionary,
+    languages: tuple[str, str],
+    dictionaries: tuple[Dictionary, Dictionary],
     device: torch.device | str = "cpu",
 ) -> Transformer:
     """Return the model in a checkpoint, in evaluation mode.
 
+    Args:
+        languages, dictionaries: of the data that it is to translate.
+
     Raises:
-        UserError: as `load`, or if it is of other dictionaries.
+        UserError: as `load`, or if it is of other data.
     """
     state = load(path, device)
-    dictionaries = (source_dictionary, target_dictionary)
-    check_dictionaries(state, dictionaries, path)
+    check_data(state, languages, dictionaries, path)
     config = TransformerConfig(**state["config"])
     # Not decomposed, as the weights are about to be replaced. Drawing them takes less time than importing what PyTorch
     # needs to draw on the meta device.

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from factorized.attention import head_width
-
 from .positions import PAD
 
 ARCHITECTURES: Mapping[str, Mapping[str, int]] = {
@@ -45,7 +43,7 @@ class TransformerConfig:
     cross_mask: bool = True
     """keep the decoder from attending to the padding of the source"""
     max_positions: int = 1024
-    """rows of the learned position tables"""
+    """rows of the learned position tables; otherwise most tokens of a source"""
     spectral: bool = False
     """start two-factor layers from the spectral initialization of a dense start"""
     spectral_quekey: bool = False
@@ -57,6 +55,8 @@ class TransformerConfig:
         for name in ("hidden_size", "filter_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.hidden_size < 2:
+            raise ValueError("hidden_size must be at least 2: the layer normalization needs a deviation")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads, {self.num_heads}")
         for name in ("dropout", "attention_dropout", "relu_dropout"):
@@ -75,14 +75,9 @@ class TransformerConfig:
         return 0 < self.rank_scale < 1
 
     @property
-    def attention_width(self) -> int:
-        """Width of queries, keys and values of all heads together."""
-        return self.num_heads * head_width(self.hidden_size, self.num_heads, self.rank_scale or 1.0)
-
-    @property
     def max_source_length(self) -> int:
         """Most tokens of a source sentence, its end symbol included."""
-        return self.max_positions - PAD - 1
+        return self.max_positions - PAD - 1 if self.position == "learned" else self.max_positions
 
     @property
     def max_target_length(self) -> int:

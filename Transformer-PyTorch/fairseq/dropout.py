@@ -23,7 +23,7 @@ class Dropout(nn.Dropout):
 
 def _factors(x: Tensor, p: float) -> Tensor:
     """Return a tensor like `x` of zeros, each with probability `p`, and of `1 / (1 - p)`."""
-    dropped = round(p * 2**16)
+    dropped = min(round(p * 2**16), 2**16 - 1)
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # uniform on -2^15, ..., 2^15 - 1
     kept = torch.empty_like(x)

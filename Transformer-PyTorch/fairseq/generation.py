@@ -96,7 +96,7 @@ class Translator:
         computing = options.start(args)
         languages = find_languages(args.data, args.source_lang, args.target_lang)
         dictionaries = load_dictionaries(args.data, *languages)
-        models = [load_model(path, *dictionaries, computing.device) for path in args.path]
+        models = [load_model(path, languages, dictionaries, computing.device) for path in args.path]
         for path, model in zip(args.path, models):
             found, wanted = model.config.rank_scale, args.rank_scale
             if wanted is not None and (found or 1.0) != (wanted or 1.0):  # 0 and 1 are both dense

@@ -45,9 +45,10 @@ class Log:
         self._bar = progress(items, total, f"epoch {epoch:03d}", self.record.is_main)
         return iter(self._bar)
 
-    def wants(self, batch: int) -> bool:
-        """Tell whether averages are to be shown after batch number `batch` (from 1) of the epoch."""
-        return self.form != "none" and batch % (10 if self.form == "tqdm" else self.interval) == 0
+    def wants(self, before: int, batch: int) -> bool:
+        """Tell whether averages are to be shown after batch number `batch` of the epoch, the last step's being `before`."""
+        interval = 10 if self.form == "tqdm" else self.interval
+        return self.form != "none" and batch // interval > before // interval
 
     def within(self, epoch: int, batch: int, batches: int, values: dict[str, float]) -> None:
         """Show averages in the middle of an epoch."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import inf, log
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .dictionary import Dictionary
@@ -72,7 +73,7 @@ class _Ensemble:
             model.decode_step(words.flatten(), state, need_attention=self.need_attention)
             for model, state in zip(self.models, self.states)
         ]
-        log_probs = average([logits.log_softmax(-1) for logits, _ in steps])
+        log_probs = average([_at_least_single(logits).log_softmax(-1) for logits, _ in steps])
         attention = sum(weights for _, weights in steps).view(*words.shape, -1) if self.need_attention else None
         return log_probs.view(*words.shape, -1), attention
 
@@ -80,6 +81,10 @@ class _Ensemble:
         """Go on with the hypotheses in these rows, (b, k)."""
         for state in self.states:
             state.select(rows)
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def average(log_probs: Sequence[Tensor]) -> Tensor:
@@ -216,7 +221,9 @@ def _best(log_probs: Tensor, growing: _Growing, beam: int) -> _Candidates:
     words = words.where((first[..., None] >= rest) | (member == 0), PAD)  # which has no probability
     places = parents[..., None] * size + words
     totals = log_probs.flatten(1).gather(1, places.flatten(1)) + totals.gather(1, parents).repeat_interleave(_GROUP, 1)
-    totals, which = totals.topk(2 * beam)
+    short = max(0, 2 * beam - totals.shape[1])  # of a single hypothesis, when there are hardly more words than `beam`
+    totals, which = F.pad(totals, (0, short), value=-inf).topk(2 * beam)
+    which = which.clamp(max=words[0].numel() - 1)
     return _Candidates(totals, words.flatten(1).gather(1, which), parents.gather(1, which // _GROUP))
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ class Trainer:
         """Make one update from this process's share of the batches of all processes, which may be none.
 
         The gradient is that of the loss summed over all processes and divided by `samples`. Decay is added, then the
-        norm clipped. A batch that does not fit into memory is left out.
+        norm clipped. A share that does not fit into memory is left out.
 
         Args:
             tokens, sentences: of the batches of all processes.
@@ -154,18 +155,19 @@ class Trainer:
         self.model.train()
         # Every update has random numbers of its own, so that a continued run needs no generator's state.
         place = self.updates * self.computing.world_size + self.computing.rank
-        torch.manual_seed(((self.seed << 32) + place) % 2**63)
+        mixed = numpy.random.SeedSequence(self.seed, spawn_key=(place,))
+        torch.manual_seed(mixed.generate_state(1, numpy.uint64).item())
         self.optimizer.zero_grad()
         sums = self.meter.sums.new_zeros(5)
-        for batch in batches:
-            try:
+        try:
+            for batch in batches:
                 sums[:2] += self._backward(batch, samples)
-            except torch.OutOfMemoryError:
-                sums[2] += 1
-                self.optimizer.zero_grad()  # of a half-finished backward pass, and of the batches before it
+        except torch.OutOfMemoryError:
+            self.optimizer.zero_grad()
+            sums.zero_()[2] = 1
         if self.computing.world_size > 1:
             self._sum_gradients()
-        elif self._parameters[0].grad is None:  # no batch fitted into memory
+        elif self._parameters[0].grad is None:
             self.meter.sums += sums
             return
         self.computing.scaler.unscale_(self.optimizer)

@@ -47,8 +47,9 @@ def train(args: argparse.Namespace, config: TransformerConfig, computing: Comput
     state = {}
     if source:
         state = translation_checkpoint.load(source, computing.device)
-        translation_checkpoint.check_dictionaries(state, data.dictionaries, source)
+        translation_checkpoint.check_data(state, data.languages, data.dictionaries, source)
         checkpoint.restore_training(state, model, steps.optimizer, computing, source)
+        translation_checkpoint.check_config(state, config, source)
     computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
     run = Run(args, feed, trainer, record, state)
@@ -68,6 +69,7 @@ class Run:
         epoch: present one, counted from 1.
         offset: batches of it that are done.
         best: the epoch with the lowest validation loss: its number, `loss` and `nll_loss`. Empty before the first.
+        temporary: epochs whose checkpoints are kept only until they are averaged.
         metrics: diagnostics of the present epoch.
     """
 
@@ -79,6 +81,7 @@ class Run:
         self.log = Log(record, form, args.log_interval)
         self.epoch, self.offset = state.get("epoch", 1), state.get("offset", 0)
         self.best: dict = state.get("best", {})
+        self.temporary: list[int] = state.get("temporary", [])
         self.metrics: dict = state.get("metrics", {})
         trainer.updates = state.get("updates", 0)
         trainer.schedule.load_state_dict(state.get("schedule", {}))
@@ -97,7 +100,7 @@ class Run:
         while not self._is_over():
             valid = self._train_epoch()
         if self.args.average_last and self.computing.is_main:
-            paths = self._last_epochs()
+            paths = self._last_epochs() or [self.folder / LAST]
             checkpoint.save(self.folder / AVERAGE, translation_checkpoint.average(paths))
             self.record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
         self.record.line(f"| done training in {self.record.seconds:.1f} seconds")
@@ -142,9 +145,12 @@ class Run:
         args, trainer, epoch = self.args, self.trainer, self.epoch
         total = math.ceil((len(batches) - self.offset) / (args.update_freq * self.computing.world_size))
         for update in self.log.follow(self.feed.updates(batches, self.offset), total, epoch):
+            done, made = self.offset, trainer.updates
             trainer.step(update.share, **update.counts)
             self.offset = update.end
-            if self.log.wants(update.end):
+            if trainer.updates == made:  # its batches did not fit into memory
+                continue
+            if self.log.wants(done, update.end):
                 self.log.within(epoch, update.end, len(batches), self._averages())
             if args.save_interval > 0 and trainer.updates % args.save_interval == 0:
                 trainer.meter.read(f"epoch {epoch}")  # no checkpoint of a run that has gone wrong
@@ -171,20 +177,24 @@ class Run:
         if not self.best or valid.loss < self.best["loss"]:
             self.best = {"epoch": epoch, "loss": valid.loss, "nll_loss": valid.nll}
             names.append(BEST)
-        if self.args.average_last or not self.args.no_epoch_checkpoints:
+        last = self.args.average_last
+        if last or not self.args.no_epoch_checkpoints:
             names.append(f"checkpoint{epoch}.pt")
+        outdated = []
+        if last and self.args.no_epoch_checkpoints:
+            self.temporary.append(epoch)
+            outdated, self.temporary = self.temporary[:-last], self.temporary[-last:]
         self._save(names)
-        if self.args.average_last and self.args.no_epoch_checkpoints and self.computing.is_main:
-            for path in set(self._epochs()) - set(self._last_epochs()):
-                path.unlink()
-
-    def _epochs(self) -> list[Path]:
-        """Return the checkpoints of epochs, in order."""
-        numbers = (path.stem.removeprefix("checkpoint") for path in self.folder.glob("checkpoint*.pt"))
-        return [self.folder / f"checkpoint{n}.pt" for n in sorted(int(n) for n in numbers if n.isdecimal())]
+        if self.computing.is_main:
+            for number in outdated:
+                (self.folder / f"checkpoint{number}.pt").unlink(missing_ok=True)
 
     def _last_epochs(self) -> list[Path]:
-        return self._epochs()[-self.args.average_last :]
+        """Return the checkpoints of the last epochs that are to be averaged, in order."""
+        numbers = (path.stem.removeprefix("checkpoint") for path in self.folder.glob("checkpoint*.pt"))
+        finished = self.epoch if self.offset else self.epoch - 1  # later ones are of a part that was not continued
+        numbers = sorted(int(n) for n in numbers if n.isdecimal() and int(n) <= finished)
+        return [self.folder / f"checkpoint{n}.pt" for n in numbers[-self.args.average_last :]]
 
     def _save(self, names: list[str]) -> None:
         """Write checkpoints, `LAST` after all others, so that an interruption repeats what led to them."""
@@ -202,6 +212,7 @@ class Run:
             offset=self.offset,
             schedule=self.trainer.schedule.state_dict(),
             best=self.best,
+            temporary=self.temporary,
             metrics=self.metrics,
             meter=meter,
             seconds=self.record.seconds,

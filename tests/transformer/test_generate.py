@@ -30,7 +30,7 @@ class Translations:
         self.dictionaries = load_dictionaries(self.data, *LANGUAGES)
 
     def model(self, path: Path):
-        return checkpoint.load_model(path, *self.dictionaries)
+        return checkpoint.load_model(path, LANGUAGES, self.dictionaries)
 
     def numbers(self, text: str) -> list[int]:
         """Return the numbers of the words of a hypothesis; an untrained model also brings the placeholder."""

@@ -206,7 +206,7 @@ def test_longest_sentences():
     with pytest.raises(ValueError, match="target sentence of 1023"):
         model(longest, torch.full((1, 1023), 4))
     config = TransformerConfig(8, 12, 1, 2, position="timing")
-    assert (config.max_source_length, config.max_target_length) == (1022, 100_000)
+    assert (config.max_source_length, config.max_target_length) == (1024, 100_000)
 
 
 def test_sixteen_bit_autocast():

@@ -130,6 +130,16 @@ def test_alignment_is_where_the_attention_is():
 # Sampling
 
 
+@pytest.mark.parametrize("beam", range(9, 16))
+def test_a_beam_of_almost_all_words(beam):
+    """The first step has fewer continuations than twice the beam."""
+    torch.manual_seed(0)
+    table = torch.randn(16, 16)
+    model = Scripted(lambda source, words: table[words[-1]])
+    (found,) = search([model], torch.tensor([[4, EOS]]), torch.tensor([2]), SearchSettings(beam=beam))
+    assert len(found) == beam and len({tuple(hypothesis.words) for hypothesis in found}) == beam
+
+
 def test_samples_follow_the_distribution():
     generator = torch.Generator().manual_seed(3)
     found, _ = run(bigram, [[7, EOS]] * 40, 3, beam=50, sampling=True, generator=generator)

@@ -26,7 +26,7 @@ def done(data, tmp_path_factory):
 def model_of(folder, data, name="checkpoint_last.pt"):
     languages = find_languages(data)
     dictionaries = load_dictionaries(data, *languages)
-    model = translation_checkpoint.load_model(folder / name, *dictionaries)
+    model = translation_checkpoint.load_model(folder / name, languages, dictionaries)
     return model, load_split(data, "valid", *languages, dictionaries)
 
 
@@ -152,6 +152,29 @@ def test_average_of_the_last_epochs(data, tmp_path):
     third, fourth, mean = (tiny.checkpoint(run, f"checkpoint{n}.pt")["state_dict"] for n in ("3", "4", "_avg"))
     for name, value in mean.items():
         torch.testing.assert_close(value, (third[name] + fourth[name]) / 2)
+
+
+def test_only_checkpoints_that_are_kept_for_the_average_are_removed(data, tmp_path):
+    """Those of an earlier part stay, and those of a part that was not continued are not averaged."""
+    run = tiny.train(data, tmp_path / "run", "--max-epoch 4")
+    tiny.train(data, run, "--max-epoch 6 --no-epoch-checkpoints --average-last 1")
+    assert {p.name for p in run.glob("checkpoint[0-9]*.pt")} == {f"checkpoint{n}.pt" for n in (1, 2, 3, 4, 6)}
+    tiny.train(data, run, f"--resume {run / 'checkpoint2.pt'} --max-epoch 3 --average-last 2")
+    second, third, mean = (tiny.checkpoint(run, f"checkpoint{n}.pt")["state_dict"] for n in ("2", "3", "_avg"))
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (second[name] + third[name]) / 2)
+
+
+def test_average_of_a_finished_run_that_kept_nothing(data, tmp_path):
+    run = tiny.train(data, tmp_path / "run", "--no-epoch-checkpoints")
+    tiny.train(data, run, "--no-epoch-checkpoints --average-last 2")
+    last, mean = (tiny.checkpoint(run, f"checkpoint_{name}.pt")["state_dict"] for name in ("last", "avg"))
+    assert all(torch.equal(value, last[name]) for name, value in mean.items())
+    assert tiny.results(run)["updates"] == 10
+
+
+def test_the_largest_seed(data, tmp_path):
+    assert tiny.results(tiny.train(data, tmp_path / "run", f"--max-epoch 1 --seed {2**63 - 1}"))
 
 
 def test_the_last_epochs_are_validated_and_saved_whatever_the_interval(data, tmp_path):

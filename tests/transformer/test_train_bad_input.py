@@ -64,6 +64,16 @@ TRAIN = {
     "tensor as checkpoint": (f"data-bin {tiny.MODEL} --resume tensor.pt", "tensor.pt is not a checkpoint of train.py"),
     "checkpoint of a later version": (f"data-bin {tiny.MODEL} --resume later.pt", "later.pt has format 9"),
     "checkpoint of another size": ("data-bin --arch transformer --resume run/checkpoint1.pt", "another network"),
+    "checkpoint with other heads": (
+        f"data-bin {tiny.MODEL} --num-heads 4 --resume run/checkpoint1.pt", "a model with num_heads 2, not 4",
+    ),
+    "checkpoint of the other direction": (
+        f"data-bin {tiny.MODEL} -s en -t de --resume run/checkpoint1.pt", "translates de to en, not en to de",
+    ),
+    "finished run without its last checkpoint": (
+        f"data-bin {tiny.BASE} --save-dir no-last --log-interval 7", "without checkpoint_last.pt", "--overwrite",
+    ),
+    "a width without deviation": ("data-bin --arch transformer --hidden-size 1 --num-heads 1", "at least 2"),
     "checkpoint of another vocabulary": (
         f"other-data {tiny.MODEL} --resume run/checkpoint1.pt",
         "another source vocabulary (12 symbols of de)", "15 symbols",
@@ -96,6 +106,8 @@ def world(tmp_path_factory) -> Path:
     (world / "other").mkdir()
     tiny.make_data(world / "other", letters=tiny.LETTERS + "xyz").rename(world / "other-data")
     run = tiny.train(data, world / "run", "--max-epoch 1")
+    shutil.copytree(run, world / "no-last")
+    (world / "no-last" / "checkpoint_last.pt").unlink()
     (world / "empty").mkdir()
     (world / "foreign").mkdir()
     (world / "foreign" / "args.json").write_text("[0.1]")

@@ -121,6 +121,27 @@ def test_meter():
         meter.read("update 5")
 
 
+def test_an_epoch_that_begins_with_a_batch_that_does_not_fit_goes_on(data, tmp_path, monkeypatch, capsys):
+    backward, calls = Trainer._backward, []
+
+    def failing(self, batch, samples):
+        calls.append(samples)
+        if len(calls) < 3:
+            raise torch.OutOfMemoryError("stands for a GPU's")
+        return backward(self, batch, samples)
+
+    monkeypatch.setattr(Trainer, "_backward", failing)
+    tiny.train(data, tmp_path / "run", "--max-epoch 1 --log-interval 2")
+    out = capsys.readouterr().out
+    assert len(calls) == 5 and len(re.findall(r"^\| epoch 001 \| loss", out, re.M)) == 1
+    assert re.search(r"\| oom 2 .*\| num_updates 3 ", out)
+
+
+def test_lines_in_an_epoch_of_accumulated_batches(data, tmp_path, capsys):
+    tiny.train(data, tmp_path / "run", "--max-epoch 1 --log-interval 2 --update-freq 3")
+    assert re.findall(r"^\| epoch 001: +(\d)", capsys.readouterr().out, re.M) == ["3", "5"]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
 def test_a_gpu_trains_as_the_cpu(data, tmp_path, precision):
