@@ -46,7 +46,7 @@ class Log:
         return iter(self._bar)
 
     def wants(self, before: int, batch: int) -> bool:
-        """Tell whether averages are to be shown after batch number `batch` of the epoch, the last step's being `before`."""
+        """Tell whether to show averages after batch number `batch`, if the last step ended with batch `before`."""
         interval = 10 if self.form == "tqdm" else self.interval
         return self.form != "none" and batch // interval > before // interval
 
