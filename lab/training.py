@@ -29,6 +29,7 @@ def load_batches(
     evaluation_size: int,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
+    training: type[Batches] = Batches,
 ) -> tuple[Batches, Batches, Batches]:
     """Return the batches to train on, to validate on after every epoch, and to test on at the end.
 
@@ -37,6 +38,10 @@ def load_batches(
     Args:
         name: of the data set (`images.load`).
         args: parsed flags, among them `data_dir`, `holdout`, `seed` and `channels_last`.
+        training: class of the batches to train on.
+
+    Raises:
+        UserError: as `images.load`, or if no images would be left to train on.
     """
     parts = computing.main_first(lambda: images.load(name, args.data_dir))
     train, test = (part.to(computing.device) for part in parts)
@@ -53,7 +58,7 @@ def load_batches(
         "channels_last": args.channels_last,
     }
     return (
-        Batches(train, batch_size, train=True, seed=args.seed, **shared),
+        training(train, batch_size, train=True, seed=args.seed, **shared),
         Batches(valid, evaluation_size, train=False, **shared),
         Batches(test, evaluation_size, train=False, **shared),
     )

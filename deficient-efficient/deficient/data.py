@@ -11,6 +11,7 @@ from lab import batches, images
 from lab.cli import UserError
 from lab.devices import Computing
 from lab.images import Batches, ImageSet
+from lab.training import load_batches
 
 from . import imagenet
 
@@ -32,7 +33,7 @@ class CutoutBatches(Batches):
     """
 
     def __init__(self, data: ImageSet, batch_size: int, *, length: int = CUTOUT, **options):
-        super().__init__(data, batch_size, train=True, **options)
+        super().__init__(data, batch_size, **options)
         self.length = length
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -64,30 +65,20 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
     Raises:
         UserError: if the images are not there or cannot be held out.
     """
-    parallel = {"rank": computing.rank, "world_size": computing.world_size, "channels_last": args.channels_last}
     if args.dataset == "imagenet":
         if args.holdout or args.data:
             raise UserError("--holdout and --data have no effect on imagenet, which --imagenet_loc says where to find")
         folder = args.imagenet_loc or args.data_dir / "imagenet"
         train, valid = imagenet.load(
-            folder, args.batch_size, computing.device, seed=args.seed, workers=args.workers, **parallel
-        )
+            folder, args.batch_size, computing.device, seed=args.seed, workers=args.workers, rank=computing.rank,
+            world_size=computing.world_size, channels_last=args.channels_last,
+        )  # fmt: skip
         return train, valid, valid
-    source, data_dir = args.data or args.dataset, args.data_dir
+    source = args.data or args.dataset
     if source not in images.LOADERS and Path(source).is_dir() and not (Path(source) / "train").is_dir():
-        source, data_dir = args.dataset, Path(source)
-    parts = computing.main_first(lambda: images.load(source, data_dir))
-    train, test = (part.to(computing.device) for part in parts)
-    if args.holdout >= len(train):
-        raise UserError(f"--holdout {args.holdout} leaves none of the {len(train)} training images")
-    valid = test
-    if args.holdout:
-        train, valid = train.split(args.holdout, torch.Generator().manual_seed(args.seed))
+        source, args.data_dir = args.dataset, Path(source)  # --data DIR in place of --data-dir DIR
     mean, std = CIFAR100 if args.dataset == "cifar100" else CIFAR10_DARTS if args.network == "DARTS" else CIFAR10
-    shared = {"mean": mean, "std": std, **parallel}
-    if args.dataset == "cifar100":
-        training = Batches(train, args.batch_size, train=True, seed=args.seed, **shared)
-    else:
-        training = CutoutBatches(train, args.batch_size, seed=args.seed, **shared)
-    size = min(100, args.batch_size)
-    return training, Batches(valid, size, train=False, **shared), Batches(test, size, train=False, **shared)
+    return load_batches(
+        source, args, computing, batch_size=args.batch_size, evaluation_size=min(100, args.batch_size),
+        mean=mean, std=std, training=Batches if args.dataset == "cifar100" else CutoutBatches,
+    )  # fmt: skip

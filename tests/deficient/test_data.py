@@ -30,21 +30,21 @@ def test_holes():
 def test_cutout_changes_nothing_but_the_hole_and_follows_seed_and_epoch():
     images = image_set()
     plain = Batches(images, 5, train=True, seed=3)
-    cut = CutoutBatches(images, 5, seed=3)
+    cut = CutoutBatches(images, 5, train=True, seed=3)
     for (expected, labels), (found, found_labels) in zip(plain.epoch(1), cut.epoch(1)):
         assert torch.equal(labels, found_labels)
         hole = (found == 0).all(1) & (expected != 0).any(1)
         assert torch.equal(found[~hole[:, None].expand_as(found)], expected[~hole[:, None].expand_as(found)])
         assert (hole.sum((1, 2)) >= 8 * 8 - 1).all() and (hole.sum((1, 2)) <= 16 * 16).all()
-    again = torch.cat([batch for batch, _ in CutoutBatches(images, 5, seed=3).epoch(1)])
+    again = torch.cat([batch for batch, _ in CutoutBatches(images, 5, train=True, seed=3).epoch(1)])
     assert torch.equal(torch.cat([batch for batch, _ in cut.epoch(1)]), again)
     assert not torch.equal(torch.cat([batch for batch, _ in cut.epoch(2)]), again)
 
 
 def test_processes_share_the_batches_of_one():
     images = image_set()
-    whole = [batch for batch, _ in CutoutBatches(images, 5, seed=1).epoch(0)]
-    parts = [[b for b, _ in CutoutBatches(images, 5, seed=1, rank=r, world_size=2).epoch(0)] for r in range(2)]
+    whole = [batch for batch, _ in CutoutBatches(images, 5, train=True, seed=1).epoch(0)]
+    parts = [[b for b, _ in CutoutBatches(images, 5, train=True, seed=1, rank=r, world_size=2).epoch(0)] for r in range(2)]
     for expected, *found in zip(whole, *parts):
         assert torch.equal(torch.cat(found), expected)
 

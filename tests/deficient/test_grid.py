@@ -71,7 +71,7 @@ def test_the_two_commands_of_the_documentation(command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "parameters"), zip(COMMANDS, (2_435_034, 607_160)))
+@pytest.mark.parametrize(("command", "parameters"), list(zip(COMMANDS, (2_435_034, 607_160))))
 def test_the_two_commands_take_steps_at_full_size(command, parameters, tmp_path, monkeypatch):
     """A batch of 128 images and one of 8."""
     few = [part.split(count, None)[1] for part, count in zip(images.load("digits", tmp_path), (136, 10))]
