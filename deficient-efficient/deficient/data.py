@@ -76,7 +76,7 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
         return train, valid, valid
     source = args.data or args.dataset
     if source not in images.LOADERS and Path(source).is_dir() and not (Path(source) / "train").is_dir():
-        source, args.data_dir = args.dataset, Path(source)  # --data DIR in place of --data-dir DIR
+        source, args.data_dir = args.dataset, Path(source)  # in place of --data-dir
     mean, std = CIFAR100 if args.dataset == "cifar100" else CIFAR10_DARTS if args.network == "DARTS" else CIFAR10
     return load_batches(
         source, args, computing, batch_size=args.batch_size, evaluation_size=min(100, args.batch_size),
