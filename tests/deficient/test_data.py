@@ -43,8 +43,9 @@ def test_cutout_changes_nothing_but_the_hole_and_follows_seed_and_epoch():
 
 def test_processes_share_the_batches_of_one():
     images = image_set()
-    whole = [batch for batch, _ in CutoutBatches(images, 5, train=True, seed=1).epoch(0)]
-    parts = [[b for b, _ in CutoutBatches(images, 5, train=True, seed=1, rank=r, world_size=2).epoch(0)] for r in range(2)]
+    options = {"train": True, "seed": 1}
+    whole = [batch for batch, _ in CutoutBatches(images, 5, **options).epoch(0)]
+    parts = [[b for b, _ in CutoutBatches(images, 5, **options, rank=r, world_size=2).epoch(0)] for r in range(2)]
     for expected, *found in zip(whole, *parts):
         assert torch.equal(torch.cat(found), expected)
 
