@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def log_and_save(epoch: Epoch) -> None:
         metrics = layer_metrics(model, classifier.optimizer.param_groups[0]["lr"])
-        record.scalars(epoch.scalars(valid="test") | metrics, epoch.index)
+        record.scalars(epoch.scalars(valid="valid" if args.holdout else "test") | metrics, epoch.index)
         if not computing.is_main:
             return
         progress = {"best_acc": epoch.best, "epoch": epoch.index + 1, "loss": epoch.valid.loss, "args": plain(args)}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import pair
+from .conv import numeric_padding, pair
 from .layer import with_decay
 from .modules import without_autocast
 
@@ -37,7 +37,7 @@ class ComposedConv2d(nn.Module):
         out_channels: int,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
         *,
@@ -48,12 +48,13 @@ class ComposedConv2d(nn.Module):
         super().__init__()
         options = {"device": device, "dtype": dtype}
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.padding, self.dilation = map(pair, (kernel_size, stride, padding, dilation))
+        self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
+        self.padding = numeric_padding(padding, self.kernel_size, self.dilation)
         self.grouped = None
         self._geometry = (self.stride, self.padding, self.dilation)
         if separable and self.kernel_size != (1, 1):
             self.grouped = nn.Conv2d(
-                in_channels, in_channels, kernel_size, stride, padding, dilation, in_channels, bias=False, **options
+                in_channels, in_channels, kernel_size, *self._geometry, groups=in_channels, bias=False, **options
             )
             self._geometry = (1, 0, 1)
         self._kernel = (out_channels, in_channels, *((1, 1) if separable else self.kernel_size))

@@ -59,7 +59,7 @@ class FactorizedConv2d(FactorizedLayer):
         self.kernel_size = (kh, kw)
         self.stride = pair(stride)
         self.dilation = pair(dilation)
-        self.padding = _numeric_padding(padding, self.kernel_size, self.dilation)
+        self.padding = numeric_padding(padding, self.kernel_size, self.dilation)
         self.groups = groups
         self.memory_format = memory_format
 
@@ -71,7 +71,7 @@ class FactorizedConv2d(FactorizedLayer):
         if layer.padding_mode != "zeros":
             return f"padding mode {layer.padding_mode!r}; only 'zeros' is supported"
         try:
-            _numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
+            numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
         except ValueError as error:
             return str(error)
         return None
@@ -164,7 +164,7 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _numeric_padding(padding, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+def numeric_padding(padding, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
     """Return the padding as two numbers: "valid" is 0, "same" is half the kernel's reach where that is whole."""
     if not isinstance(padding, str):
         return pair(padding)

@@ -41,7 +41,7 @@ class TensorConv2d(ComposedConv2d):
         kernel_size: int | tuple[int, int],
         rank_scale: float,
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
         *,
@@ -110,15 +110,15 @@ class TensorConv2d(ComposedConv2d):
         Hyper-parameters, bias (copied), dtype, device, memory format, training mode and `requires_grad` carry over.
 
         Raises:
-            ValueError: for a rank scale out of range, and for a layer other than a plain convolution with numeric
+            ValueError: for a rank scale out of range, and for a layer other than a plain convolution with symmetric
                 zero padding and one group.
         """
         if not isinstance(layer, nn.Conv2d):
             raise ValueError(f"{type(layer).__name__} cannot become a tensor layer: it is not a torch.nn.Conv2d")
-        if layer.groups > 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        if layer.groups > 1 or layer.padding_mode != "zeros":
             raise ValueError(
-                f"Conv2d cannot become a tensor layer: it has groups {layer.groups}, padding {layer.padding!r} of mode "
-                f"{layer.padding_mode!r}; only one group and numeric zero padding are supported"
+                f"Conv2d cannot become a tensor layer: it has groups {layer.groups}, padding of mode "
+                f"{layer.padding_mode!r}; only one group and zero padding are supported"
             )
         weight = layer.weight
         new = nn.utils.skip_init(

@@ -75,7 +75,8 @@ class Classifier:
                 self.after_step(epoch, iteration)
             if (iteration + 1) % self.read_every == 0:
                 averages = _finite(_averages(totals), f"epoch {epoch}, batch {iteration}")
-                bar.set_postfix(loss=f"{averages.loss:.3f}", accuracy=f"{averages.top1:.1f}%")
+                rate = self.optimizer.param_groups[0]["lr"]
+                bar.set_postfix(loss=f"{averages.loss:.3f}", accuracy=f"{averages.top1:.1f}%", lr=f"{rate:g}")
         return _finite(_averages(self.computing.sum(totals)), f"epoch {epoch}")
 
     @torch.no_grad()

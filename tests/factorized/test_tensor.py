@@ -123,6 +123,15 @@ def test_from_dense(kind):
     assert not back.weight.requires_grad and back.bias.requires_grad and not back.training
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_padding_by_name(padding):
+    dense = nn.Conv2d(4, 4, (3, 5), padding=padding, dilation=(2, 1))
+    layer = TuckerConv2d.from_dense(dense, 1.0)
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(layer(x), layer.to_dense()(x))
+    assert layer(x).shape == dense(x).shape
+
+
 def test_from_dense_is_better_with_more_rank_and_keeps_the_memory_format():
     dense = nn.Conv2d(16, 16, 3).to(memory_format=torch.channels_last)
     for kind in KINDS:
@@ -137,12 +146,12 @@ def test_from_dense_is_better_with_more_rank_and_keeps_the_memory_format():
     [
         nn.Linear(4, 4),
         nn.Conv2d(4, 4, 3, groups=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 2, padding="same"),
         nn.Conv2d(4, 4, 3, padding_mode="circular"),
     ],
 )
 def test_from_dense_refuses(layer):
-    with pytest.raises(ValueError, match="cannot become a tensor layer"):
+    with pytest.raises(ValueError, match="cannot become a tensor layer|not symmetric"):
         TensorTrainConv2d.from_dense(layer, 0.5)
 
 
