@@ -2,10 +2,15 @@
 
 import argparse
 import errno
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
+from lab import cli
 from lab.cli import Parser, RunError, UserError, number, run
 
 
@@ -71,6 +76,13 @@ def test_one_process_of_several_prints_what_all_have_in_common(main, status, pri
         run(main, "prog")
     assert exit.value.code == status
     assert capsys.readouterr().err == printed
+
+
+def test_output_is_utf8_whatever_the_locale():
+    program = "from lab.cli import run; run(lambda: print('5 \u20ac'), 'prog.py')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, "5 \u20ac\n", b"")
 
 
 def test_the_parser_takes_no_abbreviations_and_reports_mistakes():
