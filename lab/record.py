@@ -169,6 +169,7 @@ class Record:
         if is_main:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed to parse flags
 
+            _wait_for_a_later_name(folder)
             self._events = SummaryWriter(str(folder), purge_step=first_epoch if first_epoch else None)
 
     @property
@@ -210,6 +211,13 @@ class Record:
 def progress(batches: Iterable, total: int, label: str, is_main: bool) -> tqdm:
     """Return `batches` under a progress bar on standard error, which is silent when that is not a terminal."""
     return tqdm(batches, total=total, desc=label, leave=False, disable=None if is_main else True, dynamic_ncols=True)
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait until event files are named after a later second than those in `folder`, which are read in this order."""
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.[0-9]*.*")]
+    while seconds and int(time.time()) == max(seconds):
+        time.sleep(0.01)
 
 
 def _revision() -> str | None:

@@ -38,6 +38,17 @@ def test_later_parts_hide_what_they_do_again(tmp_path):
         scalars(tmp_path, "b")
 
 
+def test_parts_within_a_second_are_read_in_order(tmp_path, monkeypatch):
+    """Of event files of the same second, the number of the process decides."""
+    for number, (first, pid) in enumerate(((0, 200), (1, 100), (2, 1000))):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        record = Record(tmp_path, is_main=True, first_epoch=first)
+        record.scalars({"a": number}, first)
+        record.scalars({"a": -1}, first + 1)
+        record.close()
+    assert scalars(tmp_path, "a") == ([0, 1, 2, 3], [0, 1, 2, -1])
+
+
 def test_results_count_the_time_of_earlier_parts(tmp_path):
     record = Record(tmp_path, is_main=True, seconds=100.0)
     record.results({"accuracy": 1.5})
