@@ -113,11 +113,15 @@ def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[B
     )
 
 
-def layer_metrics(model: nn.Module, lr: float) -> dict[str, float]:
+@torch.no_grad()
+def layer_metrics(model: nn.Module) -> dict[str, float]:
     """Return mean norm and non-orthogonality of the factorized layers by TensorBoard tag; nothing if all are dense."""
-    layers = factorized.factorized_modules(model).values()
-    metrics = factorized.layer_metrics(layers, lr) if layers else {}
-    return {tag: metrics[tag] for tag in ("metric/FrobNorm", "metric/NonOrth") if tag in metrics}
+    layers = list(factorized.factorized_modules(model).values())
+    if not layers:
+        return {}
+    shares = [share for layer in layers for share in factorized.non_orthogonality(*layer.factors())]
+    norms = factorized.frobenius_norms(layers)
+    return {"metric/FrobNorm": norms.mean().item(), "metric/NonOrth": torch.stack(shares).mean().item()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -143,8 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         record.scalars({"train/lr": classifier.optimizer.param_groups[0]["lr"]}, epoch)
 
     def log_and_save(epoch: Epoch) -> None:
-        metrics = layer_metrics(model, classifier.optimizer.param_groups[0]["lr"])
-        record.scalars(epoch.scalars(valid="valid" if args.holdout else "test") | metrics, epoch.index)
+        tags = epoch.scalars(valid="valid" if args.holdout else "test")
+        record.scalars(tags | layer_metrics(model), epoch.index)
         if not computing.is_main:
             return
         progress = {"best_acc": epoch.best, "epoch": epoch.index + 1, "loss": epoch.valid.loss, "args": plain(args)}
