@@ -1,5 +1,6 @@
 """Runs of `main.py`: a teacher, its students, what they leave on disk, and runs that are continued."""
 
+import argparse
 import json
 import math
 import shutil
@@ -226,3 +227,12 @@ def test_budget_names_the_class():
     budget = trainer.networks.count(Config("WideResNet", tuple("0123456789"), "Shuffle_4", **shape)) + 20
     flags = ["--wrn_depth", 10, "--wrn_width", 1, "--budget", budget]
     assert completed("--conv", "Shuffle", *flags).conv == "Shuffle_4"
+
+
+def test_the_next_free_folder_beside_the_current_one(tmp_path, monkeypatch):
+    for name in ("run", "run.1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.json").touch()
+    monkeypatch.chdir(tmp_path / "run")
+    args = argparse.Namespace(mode="teacher", teacher_checkpoint=Path("."), resume="")
+    assert trainer.choose_folder(args) == (tmp_path / "run.2", None)

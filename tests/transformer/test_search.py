@@ -140,6 +140,16 @@ def test_a_beam_of_almost_all_words(beam):
     assert len(found) == beam and len({tuple(hypothesis.words) for hypothesis in found}) == beam
 
 
+def test_sixteen_bit_logits_give_single_precision_log_probabilities():
+    """On a CPU, autocast does not see to it."""
+    table = torch.randn(16, 16).bfloat16()
+    model = Scripted(lambda source, words: table[words[-1]])
+    (found,) = search([model], torch.tensor([[4, EOS]]), torch.tensor([3]), SearchSettings(beam=2))
+    words = [EOS, *found[0].words]
+    expected = [table[a].double().log_softmax(0)[b].item() for a, b in zip(words, words[1:])]
+    assert found[0].log_probs == pytest.approx(expected, rel=1e-5)
+
+
 def test_samples_follow_the_distribution():
     generator = torch.Generator().manual_seed(3)
     found, _ = run(bigram, [[7, EOS]] * 40, 3, beam=50, sampling=True, generator=generator)
