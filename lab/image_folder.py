@@ -37,16 +37,16 @@ def find(folder: Path, train: tuple[str, ...] = ("train",)) -> tuple[tuple[str, 
     """
     parts, test, val = [folder / name for name in train], folder / "test", folder / "val"
     annotations = val / "val_annotations.txt"
-    is_annotated = annotations.is_file() and not any(e.is_dir() and e.name != "images" for e in val.iterdir())
-    if is_annotated or not test.is_dir():
-        test = val
-    for part in (*parts, test):
-        if not part.is_dir():
-            wanted = ", ".join(train)
-            raise UserError(
-                f"{folder} must have a folder {wanted}, and test or val, with a folder of images for each class"
-            )
     try:
+        is_annotated = annotations.is_file() and not any(e.is_dir() and e.name != "images" for e in val.iterdir())
+        if is_annotated or not test.is_dir():
+            test = val
+        for part in (*parts, test):
+            if not part.is_dir():
+                wanted = ", ".join(train)
+                raise UserError(
+                    f"{folder} must have a folder {wanted}, and test or val, with a folder of images for each class"
+                )
         classes = tuple(_folders(parts[0]))
         places = {name: position for position, name in enumerate(classes)}
         tests = _annotated(annotations, places) if is_annotated else _images(test, places)

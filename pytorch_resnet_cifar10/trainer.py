@@ -139,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         if computing.is_main:
             print(f"{weights}: accuracy {accuracy:.2f}% on {len(test.data)} test images")
         return
+    training.check_step(classifier, model, train)
     train_network(args, computing, classifier, model, counts, (train, valid, test), source)
 
 
