@@ -32,6 +32,7 @@ CASES = {
     "folder without train": ("--data empty", "empty", "folder train, and test or val"),
     "class without images": ("--data no_images", "has no images", ".png"),
     "damaged image": ("--data damaged", "broken.png is not a readable image"),
+    "batch of one value": ("--data four", "4 x 4 pixels in batches that may have 1", "use larger images"),
     "images of two sizes": ("--data two_sizes", "must have one size", "8 x 8", "9 x 9"),
     "text as checkpoint": ("--resume text.th", "text.th is not a readable checkpoint"),
     "truncated checkpoint": ("--resume truncated.th", "truncated.th is not a readable checkpoint", "truncated"),
@@ -116,7 +117,7 @@ def world(tmp_path_factory) -> Path:
     torch.save(torch.zeros(2, 3, 18), world / "zeros.tensor")
     torch.save(torch.ones(2, 3, 18, dtype=torch.int64), world / "integers.tensor")
 
-    for name in ("empty", "no_images", "damaged", "two_sizes"):
+    for name in ("data", "empty", "no_images", "damaged", "two_sizes"):
         (world / name).mkdir()
     for name in ("no_images", "damaged", "two_sizes"):
         for part in ("train", "test"):
@@ -125,12 +126,16 @@ def world(tmp_path_factory) -> Path:
         for part in ("train", "test"):
             Image.new("RGB", (8, 8)).save(world / name / part / "one" / "a.png")
     (world / "damaged" / "train" / "one" / "broken.png").write_bytes(b"\x89PNG\r\n")
+    for part in ("train", "test"):
+        (world / "four" / part / "one").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(world / "four" / part / "one" / "a.png")
     Image.new("RGB", (9, 9)).save(world / "two_sizes" / "test" / "one" / "b.png")
     return world
 
 
 def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    paths = (path for path in sorted(folder.rglob("*")) if "cache" not in path.relative_to(folder).parts)
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def assert_one_line(text: str, expected: tuple[str, ...]):
