@@ -51,7 +51,7 @@ install() {
 install project requirements.txt -r requirements.txt -e .
 [ "$mode" != test ] || install tests requirements-test.txt -r requirements-test.txt
 
-"$python" -m lab.scripts || fail "writing the experiment scripts failed"
+"$python" -m paper.scripts || fail "writing the experiment scripts failed"
 
 case $mode in
 quickstart)

@@ -17,7 +17,7 @@ from timing import describe, device, medians
 from torch import Tensor, nn
 
 from factorized import TensorConv2d
-from factorized.layer import with_decay
+from factorized.layers.base import with_decay
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "deficient-efficient"))
 from deficient.convs import conv_class  # noqa: E402  (an experiment's folder is not a package)

@@ -21,11 +21,11 @@ from deficient.wide_resnet import BLOCK_CONVS
 from torch import nn
 
 import factorized
-from factorized.flags import Factorization
 from lab import checkpoint, devices, training
-from lab.classifier import Classifier, Epoch, cross_entropy, fit
 from lab.cli import UserError, run
-from lab.images import Batches
+from lab.data.images import Batches
+from lab.flags import Factorization
+from lab.loop import Classifier, Epoch, cross_entropy, fit
 from lab.record import Record, find_checkpoint, holds_run, open_folder
 
 BEST = "best.t7"

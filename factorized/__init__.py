@@ -10,14 +10,15 @@
 After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Factorized Neural Layers", ICLR 2021.
 """
 
-from .attention import AttentionCache, FactorizedAttention, OutputValue, QueryKey
-from .composed import ComposedConv2d
-from .compress import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
-from .conv import FactorizedConv2d
 from .decay import FrobeniusDecay, frobgrad, parameter_groups
-from .embedding import FactorizedEmbedding
-from .layer import FactorizedLayer
-from .linear import FactorizedLinear
+from .layers.attention import AttentionCache, FactorizedAttention, OutputValue, QueryKey
+from .layers.base import FactorizedLayer
+from .layers.composed import ComposedConv2d
+from .layers.conv import FactorizedConv2d
+from .layers.embedding import FactorizedEmbedding
+from .layers.linear import FactorizedLinear
+from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
+from .linalg.spectral import batch_spectral_init, spectral_init
 from .metrics import (
     frobenius_norm,
     frobenius_norms,
@@ -26,11 +27,10 @@ from .metrics import (
     nuclear_norm,
     nuclear_norm_bound,
 )
-from .modules import factorized_modules
+from .model import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
 from .packing import Packing
-from .report import report
-from .spectral import batch_spectral_init, spectral_init
-from .tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
+from .patterns import factorized_modules
+from .table import report
 
 __all__ = [
     "AttentionCache",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .modules import (
+from .patterns import (
     factorized_modules,
     group_by_shape,
     is_contracted,
@@ -74,7 +74,7 @@ class FrobeniusDecay:
     Args:
         model: holds the factorized layers. Layers added later are not seen.
         coefficient: the `lam` of L2 decay's `lam * p`; 0 does nothing.
-        include, exclude: patterns of module names (`factorized.modules`); a pattern that matches no factorized layer
+        include, exclude: patterns of module names (`factorized.patterns`); a pattern that matches no factorized layer
             is an error.
         in_backward: let layers on the composed path add `coefficient * W` to the gradient of their weight `W` in the
             backward pass, which is nearly free, instead of the batched operation. Right if every layer is called once

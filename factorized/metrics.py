@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .compress import matrix_of
-from .modules import group_by_shape, stack_factors
+from .model import matrix_of
+from .patterns import group_by_shape, stack_factors
 
 
 def frobenius_norm(*factors: Tensor) -> Tensor:

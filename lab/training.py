@@ -10,13 +10,14 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 import factorized
-from factorized.flags import Factorization
+from lab.flags import Factorization
 
-from . import checkpoint, images
-from .batches import MEAN, STD, Batches
-from .classifier import Classifier, Epoch
+from . import checkpoint
 from .cli import UserError
+from .data import images
+from .data.batches import MEAN, STD, Batches
 from .devices import Computing
+from .loop import Classifier, Epoch
 from .record import check_same_arguments
 
 

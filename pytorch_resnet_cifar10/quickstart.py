@@ -9,8 +9,8 @@ from pathlib import Path
 import trainer
 
 from lab.cli import run
-from lab.plots import curves
-from lab.tables import table
+from paper.figures import curves
+from paper.tables import table
 
 FOLDER = Path(__file__).resolve().parent / "results" / "quickstart"
 FACTORIZED = ["--rank-scale", "0.111"]

@@ -10,11 +10,10 @@ from norms import NormImposer, NormRecorder, read_norms
 from resnet import BLOCK_CONVS, DEPTHS, ResNet, resnet
 
 import factorized
-from factorized import flags
-from lab import checkpoint, devices, training
-from lab.classifier import Classifier, Epoch, fit
+from lab import checkpoint, devices, flags, training
 from lab.cli import Parser, UserError, number, run
-from lab.images import Batches
+from lab.data.images import Batches
+from lab.loop import Classifier, Epoch, fit
 from lab.record import Record, find_checkpoint, is_in, open_folder
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"

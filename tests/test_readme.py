@@ -13,7 +13,7 @@ import pytest
 import train
 import trainer
 
-from lab import images
+from lab.data import images
 from tests.resnet import tiny
 from tests.transformer import tiny as tiny_translation
 from tests.transformer.programs import load_program

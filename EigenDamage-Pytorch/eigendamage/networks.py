@@ -4,7 +4,7 @@ import argparse
 
 from torch import nn
 
-from factorized import flags
+from lab import flags
 
 from .presnet import PreResNet
 from .resnet import ResNet
@@ -46,7 +46,7 @@ def build(network: str, depth: int, num_classes: int, kaiming: bool = False) -> 
 
 
 def factorize(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, flags.Factorization]:
-    """Factorize a network of `build` as the flags (`factorized.flags` and `kaiming`) ask; return it and its counts.
+    """Factorize a network of `build` as the flags (`lab.flags` and `kaiming`) ask; return it and its counts.
 
     Raises:
         ValueError: as `flags.apply`.

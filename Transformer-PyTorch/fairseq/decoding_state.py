@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factorized.attention import AttentionCache
+from factorized.layers.attention import AttentionCache
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from torch import nn
 
 import factorized
-from factorized.attention import OutputValue, QueryKey
+from factorized.layers.attention import OutputValue, QueryKey
 
 from .transformer import FeedForward, Transformer
 

@@ -17,7 +17,7 @@ from factorized import (
     factorize,
     factorized_modules,
 )
-from factorized.attention import OutputValue, QueryKey
+from factorized.layers.attention import OutputValue, QueryKey
 
 from .config import TransformerConfig
 from .decoding_state import DecodingState, Memory

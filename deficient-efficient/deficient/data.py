@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lab import batches, images
 from lab.cli import UserError
+from lab.data import batches, images
+from lab.data.images import Batches, ImageSet
 from lab.devices import Computing
-from lab.images import Batches, ImageSet
 from lab.training import load_batches
 
 from . import imagenet

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from lab.batches import MEAN, STD, Batches, generator
 from lab.cli import UserError
+from lab.data.batches import MEAN, STD, Batches, generator
 
 SIZE, LARGER = 224, 256  # side of the images, and of the shorter side before the centre is cut out of it
 

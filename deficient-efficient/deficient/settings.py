@@ -4,8 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from factorized import flags
-from lab import devices
+from lab import devices, flags
 from lab.cli import Parser, UserError, number
 
 from . import convs, networks

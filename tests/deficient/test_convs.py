@@ -11,7 +11,7 @@ from torch import nn
 
 import factorized
 from factorized import ComposedConv2d
-from factorized.composed import ComposedConv2d as Composed
+from factorized.layers.composed import ComposedConv2d as Composed
 
 EXAMPLES = [
     "Conv",

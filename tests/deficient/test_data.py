@@ -9,8 +9,8 @@ from deficient import data
 from deficient.data import CutoutBatches, holes
 
 from lab.cli import UserError
+from lab.data.images import Batches, ImageSet
 from lab.devices import Computing
-from lab.images import Batches, ImageSet
 from tests.deficient.images import write_images
 
 

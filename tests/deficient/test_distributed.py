@@ -10,7 +10,7 @@ from deficient import data, settings
 from deficient.networks import Config, build
 
 from lab import devices
-from lab.plots import scalars
+from paper.figures import scalars
 from tests.processes import torchrun
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}

@@ -12,8 +12,8 @@ import torch
 from deficient import settings
 from deficient.networks import Config
 
-from lab.classifier import Classifier
 from lab.cli import UserError
+from lab.loop import Classifier
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}
 

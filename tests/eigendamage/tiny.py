@@ -12,8 +12,8 @@ from pathlib import Path
 import main_pretrain
 import torch
 
-from lab import images
 from lab.cli import run
+from lab.data import images
 
 REPOSITORY = Path(images.__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "tests.eigendamage.tiny")

@@ -17,7 +17,7 @@ from factorized import (
     parameter_count,
     report,
 )
-from factorized.attention import attention_weights, head_width
+from factorized.layers.attention import attention_weights, head_width
 
 D, HEADS, B, T, S = 12, 3, 2, 5, 7
 

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from factorized import FactorizedConv2d, FactorizedLinear, factorize, factorized_modules, matrix_of, merge
 from factorized import parameter_count as count
-from factorized.compress import obstacles
+from factorized.model import obstacles
 from tests.factorized.networks import cifar_resnet, relative_error, small_cnn
 
 # resnet.md section 2.4: dense, then s = 0.037, 0.111, 0.333, 1.0, 1.0 square, 3.0, 9.0.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from factorized.decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
+from factorized.linalg.decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
 from tests.factorized.networks import relative_error
 
 DIMENSIONS = {

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision import models
 
 from factorized import FrobeniusDecay, factorize, factorized_modules, merge, parameter_groups
-from factorized.compress import obstacles
+from factorized.model import obstacles
 from tests.factorized.networks import relative_error
 
 CLASSES = 7

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from factorized import krylov, spectral_init
+from factorized import spectral_init
+from factorized.linalg import krylov
 from tests.factorized.test_spectral import matrix_with_spectrum
 
 

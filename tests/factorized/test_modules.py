@@ -1,11 +1,11 @@
-"""Module patterns and grouping by shape (`factorized.modules`)."""
+"""Module patterns and grouping by shape (`factorized.patterns`)."""
 
 import pytest
 import torch
 from torch import nn
 
 from factorized import FactorizedLinear, factorize, factorized_modules
-from factorized.modules import group_by_shape, matches, select, stack_factors, unwrap
+from factorized.patterns import group_by_shape, matches, select, stack_factors, unwrap
 from tests.factorized.networks import small_cnn
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from factorized import factorize, factorized_modules
-from factorized.parallel import for_each
+from factorized.linalg.parallel import for_each
 
 
 @pytest.fixture

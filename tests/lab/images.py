@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lab.images import Batches, ImageSet
+from lab.data.images import Batches, ImageSet
 
 
 def image_set(count: int = 50, classes: int = 5, size: tuple[int, int] = (8, 6), flip: bool = True) -> ImageSet:

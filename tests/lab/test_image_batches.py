@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from lab.batches import MEAN, STD
 from lab.cli import UserError
-from lab.images import Batches, ImageSet
+from lab.data.batches import MEAN, STD
+from lab.data.images import Batches, ImageSet
 from tests.lab.images import image_set, whole_epoch
 
 

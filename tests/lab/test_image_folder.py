@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lab import checkpoint, image_folder
+from lab import checkpoint
 from lab.cli import UserError
-from lab.images import Batches, load
+from lab.data import folder as image_folder
+from lab.data.images import Batches, load
 from tests.lab.images import whole_epoch, write_image
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab import images
 from lab.cli import UserError
-from lab.images import load
+from lab.data import images
+from lab.data.images import load
 from tests.lab.images import write_image
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet-sample.zip"

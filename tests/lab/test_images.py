@@ -8,7 +8,7 @@ import torch
 from torchvision import datasets
 
 from lab.cli import UserError
-from lab.images import LOADERS, load
+from lab.data.images import LOADERS, load
 from tests.lab.images import image_set
 
 

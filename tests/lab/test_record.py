@@ -6,9 +6,9 @@ import json
 import pytest
 
 from lab.cli import UserError
-from lab.plots import curves, scalars
 from lab.record import Record, find_checkpoint, is_in, open_folder
-from lab.tables import table
+from paper.figures import curves, scalars
+from paper.tables import table
 
 FILES = ("model.th",)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab import images
+from lab.data import images
 from tests.resnet import tiny
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import factorized
 from lab import devices
-from lab.batches import Batches
-from lab.classifier import Classifier
+from lab.data.batches import Batches
+from lab.loop import Classifier
 from tests.resnet import tiny
 
 

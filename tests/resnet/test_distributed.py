@@ -5,9 +5,9 @@ import subprocess
 import pytest
 import torch
 
-from lab.batches import Batches
 from lab.cli import UserError
-from lab.plots import scalars
+from lab.data.batches import Batches
+from paper.figures import scalars
 from tests import processes
 from tests.resnet import shares, tiny
 

@@ -8,7 +8,7 @@ from resnet import DEPTHS, BasicBlock, resnet
 from torch import nn
 
 import factorized
-from factorized import flags
+from lab import flags
 
 SCALES = (0, 0.037, 0.111, 0.333, 1.0, "1.0 square", 3.0, 9.0)
 COUNTS = {  # with 10 classes, for each of SCALES (section 2.4)

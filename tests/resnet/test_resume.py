@@ -11,7 +11,7 @@ import torch
 import trainer
 
 from lab.cli import run
-from lab.plots import scalars
+from paper.figures import scalars
 from tests.resnet import tiny
 
 FLAGS = tiny.words("--rank-scale 0.111 --wd2fd --spectral --dump-frobnorms --epochs 6 --save-every 1 --seed 3")

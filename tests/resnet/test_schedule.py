@@ -3,7 +3,7 @@
 import pytest
 import trainer
 
-from lab.plots import scalars
+from paper.figures import scalars
 from tests.resnet import tiny
 
 RATES = {

@@ -10,8 +10,8 @@ import trainer
 from resnet import resnet
 
 import factorized
-from lab.batches import MEAN, STD
-from lab.plots import scalars
+from lab.data.batches import MEAN, STD
+from paper.figures import scalars
 from tests.resnet import tiny
 
 ALWAYS = {"args.json", "results.json", "model.th", "best.th", "checkpoint.th"}

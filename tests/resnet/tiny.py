@@ -16,8 +16,8 @@ from unittest import mock
 import torch
 import trainer
 
-from lab import images
 from lab.cli import run
+from lab.data import images
 from tests import processes
 
 REPOSITORY = processes.REPOSITORY

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lab.plots import scalars
+from paper.figures import scalars
 from tests import processes
 from tests.transformer import tiny
 

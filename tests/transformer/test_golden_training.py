@@ -8,7 +8,7 @@ from fairseq.batches import Batch
 from fairseq.schedule import Schedule
 from fairseq.trainer import Meter, Trainer
 
-from factorized.attention import OutputValue, QueryKey
+from factorized.layers.attention import OutputValue, QueryKey
 from lab.devices import Computing
 from tests.transformer import golden
 

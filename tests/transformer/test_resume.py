@@ -11,7 +11,7 @@ from fairseq.trainer import Trainer
 
 from lab import checkpoint
 from lab.cli import UserError
-from lab.plots import scalars
+from paper.figures import scalars
 from tests.transformer import tiny
 
 FLAGS = "--max-epoch 3 --save-interval 3 --weight-decay 1e-3"  # an epoch has five updates

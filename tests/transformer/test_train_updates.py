@@ -10,7 +10,7 @@ from fairseq.trainer import Meter, Trainer
 
 from lab import devices
 from lab.cli import RunError
-from lab.plots import scalars
+from paper.figures import scalars
 from tests.transformer import tiny
 
 

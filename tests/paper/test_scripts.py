@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import scripts
 from lab.cli import UserError
-from lab.grid import RESNET, Command, Setting, Study
+from paper import scripts
+from paper.resnet import RESNET
+from paper.setting import Command, Setting, Study
 
 REPOSITORY = Path(scripts.__file__).resolve().parent.parent
 NORM = "cifar10-resnet20-scale_0.111-norm+spectral"
@@ -39,8 +40,8 @@ def home(tmp_path, monkeypatch) -> Path:
     root = tmp_path / "my copy"
     home = root / RESNET.folder
     home.mkdir(parents=True)
-    (root / "lab").mkdir()
-    shutil.copy(REPOSITORY / "lab" / "scripts.sh", root / "lab")
+    (root / "paper").mkdir()
+    shutil.copy(REPOSITORY / "paper" / "scripts.sh", root / "paper")
     (home / "trainer.py").write_text(TRAINER)
     monkeypatch.setattr(scripts, "ROOT", root)
     monkeypatch.setattr(scripts, "STUDIES", {RESNET.folder: RESNET})
@@ -180,10 +181,10 @@ def test_a_foreign_manifest_is_refused(home):
 
 
 def test_command_line_in_a_process(tmp_path):
-    command = [sys.executable, "-m", "lab.scripts", "--only", "nothing"]
+    command = [sys.executable, "-m", "paper.scripts", "--only", "nothing"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "lab.scripts: error: no setting has a name like nothing\n"
+    assert done.stderr == "paper.scripts: error: no setting has a name like nothing\n"
 
 
 # Running

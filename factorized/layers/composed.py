@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..patterns import without_autocast
+from .base import with_decay
 from .conv import numeric_padding, pair
-from .layer import with_decay
-from .modules import without_autocast
 
 
 class ComposedConv2d(nn.Module):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lab.grid import RESNET
-from lab.scripts import pack
+from paper.resnet import RESNET
+from paper.scripts import pack
 
 
 def plan(slots) -> list[list[tuple[str, tuple[int, ...]]]]:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cost import compose_cost
-from .layer import FactorizedLayer
+from ..cost import compose_cost
+from .base import FactorizedLayer
 
 
 class FactorizedConv2d(FactorizedLayer):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cli import UserError
+from ..cli import UserError
 
 if TYPE_CHECKING:
     from .images import ImageSet

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cost import compose_cost
-from .layer import FactorizedLayer
+from ..cost import compose_cost
+from .base import FactorizedLayer
 
 
 class FactorizedLinear(FactorizedLayer):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from .compress import obstacles, parameter_count
 from .cost import cheaper_path
-from .modules import factorized_modules, is_contracted
+from .model import obstacles, parameter_count
+from .patterns import factorized_modules, is_contracted
 
 
 @torch.no_grad()

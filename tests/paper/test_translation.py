@@ -7,9 +7,9 @@ import generate
 import pytest
 import train
 
-from lab import scripts
-from lab.grid import TRANSLATION
-from lab.scripts import markers, pack
+from paper import scripts
+from paper.scripts import markers, pack
+from paper.translation import TRANSLATION
 
 SETTINGS = {setting.name: setting for setting in TRANSLATION.settings}
 

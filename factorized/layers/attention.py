@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .packing import Packing
-from .spectral import batch_spectral_init
+from ..linalg.spectral import batch_spectral_init
+from ..packing import Packing
 
 
 class HeadProducts(nn.Module):

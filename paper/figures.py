@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from .checkpoint import write_whole
+from lab.checkpoint import write_whole
 
 
 def scalars(folder: Path, tag: str) -> tuple[list[int], list[float]]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from . import cost
-from .modules import without_autocast
-from .spectral import spectral_init
+from .. import cost
+from ..linalg.spectral import spectral_init
+from ..patterns import without_autocast
 
 Fill = Callable[[Tensor], object]
 

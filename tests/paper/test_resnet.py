@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
-from lab.grid import RESNET, STUDIES
-from lab.scripts import markers
+from paper.resnet import RESNET
+from paper.scripts import markers
+from paper.studies import STUDIES
 
 SETTINGS = {setting.name: setting for setting in RESNET.settings}
 

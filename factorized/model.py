@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .conv import FactorizedConv2d
-from .embedding import FactorizedEmbedding
-from .layer import FactorizedLayer, Fill, scaled_rank
-from .linear import FactorizedLinear
-from .modules import factorized_modules, select, unwrap
-from .parallel import for_each
-from .spectral import spectral_init
+from .layers.base import FactorizedLayer, Fill, scaled_rank
+from .layers.conv import FactorizedConv2d
+from .layers.embedding import FactorizedEmbedding
+from .layers.linear import FactorizedLinear
+from .linalg.parallel import for_each
+from .linalg.spectral import spectral_init
+from .patterns import factorized_modules, select, unwrap
 
 # Exact types: a subclass may use its weight in its own way (nn.MultiheadAttention reads its projection's weight).
 _FACTORIZED_TYPE: Mapping[type[nn.Module], type[FactorizedLayer]] = {
@@ -185,7 +185,7 @@ def factorize(
         ratio: or, the parameters of the result as a fraction of those of `model`; see `find_rank_scale`.
         ranks: rank by module pattern; wins over the two above, and the last pattern that matches wins. Alone, it
             leaves all other layers dense.
-        include, exclude: patterns of module names (`factorized.modules`): only layers that match one of `include`
+        include, exclude: patterns of module names (`factorized.patterns`): only layers that match one of `include`
             and none of `exclude` are factorized.
         spectral: start from the spectral initialization of each layer's weight; otherwise `init` fills the factors.
         init: without `spectral`: `kaiming`, `fan_in`, `fan_out`, or a function that fills a tensor in place, as for
@@ -223,7 +223,7 @@ def factorize(
         _spectral_start(chosen, new)
     model = _replace(model, {chosen[name]: layer for name, layer in new.items()})
     if verbose:
-        from .report import report
+        from .table import report
 
         print(report(model, example_input))
     return model

@@ -1,8 +1,8 @@
 """Write the paper's settings as bash scripts into */generated-scripts, with a manifest of what they run.
 
-    python -m lab.scripts               # all scripts
-    python -m lab.scripts --dry-run     # what would be written
-    python -m lab.scripts --status      # which runs are finished
+    python -m paper.scripts               # all scripts
+    python -m paper.scripts --dry-run     # what would be written
+    python -m paper.scripts --status      # which runs are finished
 
 The scripts can be started from anywhere and started again: a finished run is skipped, an interrupted one resumed.
 """
@@ -19,12 +19,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
 
-from .cli import Parser, UserError, number, run
-from .grid import STUDIES, Setting, Study
+from lab.cli import Parser, UserError, number, run
+
+from .setting import Setting, Study
+from .studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "generated-scripts"
-WRITER = "python -m lab.scripts"
+WRITER = "python -m paper.scripts"
 MARK = f"#!/usr/bin/env bash\n# Written by {WRITER}"
 DEVICES = 10_000  # more than there are settings, so that each gets its own script
 
@@ -99,7 +101,7 @@ def script_text(study: Study, slot: Slot, results: str, gpu: str, root: str | No
         "set -euo pipefail",
         f"ROOT={shlex.quote(root) if root else above}",
         f'cd -- "$ROOT/{study.folder}"',
-        'source "$ROOT/lab/scripts.sh"',
+        'source "$ROOT/paper/scripts.sh"',
         f"GPU=${{GPU:-{gpu}}}",
         f"RESULTS=${{RESULTS:-{shlex.quote(results)}}}",
     ]
@@ -218,7 +220,7 @@ def show_status(home: Path, jobs: Iterable[dict]) -> None:
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(prog="lab.scripts", description=__doc__.splitlines()[0])
+    parser = Parser(prog="paper.scripts", description=__doc__.splitlines()[0])
     add, count = parser.add_argument, number(int, least=1)
     names = list(STUDIES)
     add("--study", nargs="+", choices=names, default=names, metavar="NAME", help=f"{', '.join(names)} (default: all)")
@@ -267,4 +269,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "lab.scripts")
+    run(main, "paper.scripts")

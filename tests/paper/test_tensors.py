@@ -8,9 +8,9 @@ import pytest
 import torch
 from deficient import settings
 
-from lab import images
-from lab.grid import TENSOR
-from lab.scripts import markers
+from lab.data import images
+from paper.scripts import markers
+from paper.tensors import TENSOR
 
 SETTINGS = {setting.name: setting for setting in TENSOR.settings}
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .compress import factorize, find_rank_scale, parameter_count
-from .cost import PATHS
+from factorized.cost import PATHS
+from factorized.model import factorize, find_rank_scale, parameter_count
 
 
 class Factorization(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .cli import RunError
+from .data.images import Batches
 from .devices import Computing
-from .images import Batches
 from .record import Record, progress
 
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from . import image_folder
+from ..cli import UserError
+from . import folder as image_folder
 from .batches import Batches
-from .cli import UserError
 
 __all__ = ["LOADERS", "Batches", "ImageSet", "load"]
 

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from lab import scripts
-from lab.grid import COMPRESSION
-from lab.scripts import markers, pack
+from paper import scripts
+from paper.compression import COMPRESSION
+from paper.scripts import markers, pack
 
 SETTINGS = {setting.name: setting for setting in COMPRESSION.settings}
 

@@ -1,7 +1,7 @@
 """Separable convolutions whose pointwise weight is a tensor network: tensor train, Tucker, CP.
 
 The (out, in) matrix, row by row, is seen as a tensor of three dimensions (`three_dimensions(out * in)`) and kept as the
-factors of a decomposition (`factorized.decompose`), from which every forward pass composes it:
+factors of a decomposition (`factorized.linalg.decompose`), from which every forward pass composes it:
 
     x --- grouped: kh x kw, one filter a channel ---> in channels --- W(cores): 1 x 1 ---> out channels
 
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..linalg.decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
+from .base import scaled_rank
 from .composed import ComposedConv2d
-from .decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
-from .layer import scaled_rank
 
 
 class TensorConv2d(ComposedConv2d):

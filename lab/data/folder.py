@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import checkpoint
-from .cli import UserError
-from .record import progress
+from .. import checkpoint
+from ..cli import UserError
+from ..record import progress
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 

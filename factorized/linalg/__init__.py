@@ -1,0 +1,1 @@
+"""Decompositions of matrices and tensors, fast enough to start whole networks with."""

@@ -1,0 +1,1 @@
+"""The published study as data and commands."""
