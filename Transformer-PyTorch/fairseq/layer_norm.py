@@ -33,7 +33,8 @@ class LayerNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize x (..., size)."""
+        """Normalize x (..., size), in the precision of the parameters or that of x, whichever is higher."""
+        x = x.to(torch.promote_types(x.dtype, self.gamma.dtype))  # the kernels take one type, and sums need its digits
         if torch.compiler.is_compiling():  # the compiler makes one kernel of the formula
             return self.gamma * (x - x.mean(-1, True)) / (x.std(-1, keepdim=True) + _EPSILON) + self.beta
         return _LayerNorm.apply(x, self.gamma, self.beta)

@@ -60,11 +60,19 @@ class Embedder(nn.Module):
             # The rows that occur are the first ones of the table, and the same for every sentence.
             rows = self.positions(torch.arange(tokens.shape[1] + PAD + 1, device=tokens.device))
             x = x + F.embedding(pack(position_rows(tokens)), rows)
-        return self.dropout(x)
+        return self.dropout(self._as_stored(x))
 
     def at(self, tokens: Tensor, position: int) -> Tensor:
         """Embed tokens (...) that all stand at the same position, counted from 0: (..., d)."""
         x = self.tokens(tokens)
         if self.positions is not None:
             x = x + self.positions(torch.tensor([position + PAD + 1], device=tokens.device))
-        return self.dropout(x)
+        return self.dropout(self._as_stored(x))
+
+    def _as_stored(self, x: Tensor) -> Tensor:
+        """Return x in the precision of the table.
+
+        All layers add to x. Autocast would make a sum of its short numbers where the table is a product of factors, and
+        leave it alone where the table is looked up.
+        """
+        return x.to(torch.promote_types(x.dtype, next(self.tokens.parameters()).dtype))

@@ -1,8 +1,10 @@
 """One training step after another, and validation."""
 
+import copy
 import math
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy
@@ -11,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from lab.cli import RunError
+from lab import checkpoint
+from lab.cli import RunError, UserError
 from lab.devices import Computing
 
 from .batches import Batch
@@ -211,7 +214,46 @@ class Trainer:
         for p, part in zip(self._parameters, flat.split([g.numel() for g in gradients])):
             p.grad = part.view_as(p)
 
-    @torch.no_grad()
+    def rehearse(self, share: Sequence[Batch], *, tokens: int, sentences: int, samples: int) -> None:
+        """Make a first update and take it back, so that what fails in one fails before a run has a folder.
+
+        The arguments are those of `step`.
+
+        Raises:
+            UserError: if the loss is not finite after it.
+        """
+        before = copy.deepcopy(self.state_dict())
+        self.step(share, tokens=tokens, sentences=sentences, samples=samples)
+        if self.updates:  # else it did not fit into memory
+            loss = self._evaluate(share, tokens, samples).loss
+            if not math.isfinite(loss):
+                raise UserError(f"the loss is {loss} after one update; lower --lr {self.lr:g}")
+        self.meter = Meter(self.computing)
+        self.load_state_dict(before)
+
+    def state_dict(self) -> dict:
+        """Return all that an exact continuation needs; all processes take part."""
+        progress = {"updates": self.updates, "schedule": self.schedule.state_dict(), "meter": self.meter.state_dict()}
+        return checkpoint.training_state(self.model, self.optimizer, self.computing, **progress)
+
+    def load_state_dict(self, state: dict, source: Path = Path()) -> None:
+        """Go on from `state_dict`, with the number of the `epoch` in it if that is not the first.
+
+        Args:
+            source: the file it comes from, for messages.
+
+        Raises:
+            UserError: if it belongs to another model or optimizer.
+        """
+        checkpoint.restore_training(state, self.model, self.optimizer, self.computing, source)
+        self.updates = state["updates"]
+        self.schedule.load_state_dict(state["schedule"])
+        if state.get("epoch", 1) > 1:
+            self.schedule.after_epoch(state["epoch"] - 1, None)
+        if self.updates:
+            self.schedule.after_update(self.updates)
+        self.meter.load_state_dict(state["meter"])
+
     def evaluate(self, batches: Iterable[Batch], tokens: int, samples: int) -> Loss:
         """Return the averages over the batches of all processes, without dropout.
 
@@ -224,12 +266,17 @@ class Trainer:
         Raises:
             RunError: if the loss is not finite.
         """
+        loss = self._evaluate(batches, tokens, samples)
+        _check_finite("validation loss", loss.loss)
+        return loss
+
+    @torch.no_grad()
+    def _evaluate(self, batches: Iterable[Batch], tokens: int, samples: int) -> Loss:
         self.model.eval()
         sums = self.meter.sums.new_zeros(2)
         for batch in batches:
             sums += torch.stack(self._losses(self.model, batch))
         loss, nll = self.computing.sum(sums).tolist()
-        _check_finite("validation loss", loss)
         return Loss(loss / samples / math.log(2), nll / tokens / math.log(2))
 
 

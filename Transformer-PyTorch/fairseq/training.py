@@ -48,8 +48,11 @@ def train(args: argparse.Namespace, config: TransformerConfig, computing: Comput
     if source:
         state = translation_checkpoint.load(source, computing.device)
         translation_checkpoint.check_data(state, data.languages, data.dictionaries, source)
-        checkpoint.restore_training(state, model, steps.optimizer, computing, source)
+        trainer.load_state_dict(state, source)
         translation_checkpoint.check_config(state, config, source)
+    else:
+        update = next(feed.updates(feed.batches(1), 0))
+        trainer.rehearse(update.share, **update.counts)
     computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
     run = Run(args, feed, trainer, record, state)
@@ -83,14 +86,6 @@ class Run:
         self.best: dict = state.get("best", {})
         self.temporary: list[int] = state.get("temporary", [])
         self.metrics: dict = state.get("metrics", {})
-        trainer.updates = state.get("updates", 0)
-        trainer.schedule.load_state_dict(state.get("schedule", {}))
-        if self.epoch > 1:
-            trainer.schedule.after_epoch(self.epoch - 1, None)
-        if trainer.updates:
-            trainer.schedule.after_update(trainer.updates)
-        if "meter" in state:
-            trainer.meter.load_state_dict(state["meter"])
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -198,25 +193,20 @@ class Run:
 
     def _save(self, names: list[str]) -> None:
         """Write checkpoints, `LAST` after all others, so that an interruption repeats what led to them."""
-        meter = self.trainer.meter.state_dict()  # all processes take part
+        trained = self.trainer.state_dict()  # all processes take part
         if self.args.no_save or not self.computing.is_main:
             return
-        state = checkpoint.training_state(
-            self.trainer.model,
-            self.trainer.optimizer,
-            self.computing,
+        state = {
             **translation_checkpoint.identity(self.config, self.data.languages, self.data.dictionaries),
-            args=plain(self.args),
-            updates=self.trainer.updates,
-            epoch=self.epoch,
-            offset=self.offset,
-            schedule=self.trainer.schedule.state_dict(),
-            best=self.best,
-            temporary=self.temporary,
-            metrics=self.metrics,
-            meter=meter,
-            seconds=self.record.seconds,
-        )
+            **trained,
+            "args": plain(self.args),
+            "epoch": self.epoch,
+            "offset": self.offset,
+            "best": self.best,
+            "temporary": self.temporary,
+            "metrics": self.metrics,
+            "seconds": self.record.seconds,
+        }
         for name in [*names, LAST]:
             checkpoint.save(self.folder / name, state)
 

@@ -51,6 +51,17 @@ def test_layer_norm_in_single_precision():
     torch.testing.assert_close(norm(x).double(), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_layer_norm_of_short_numbers():
+    """It is that of the same values in the parameters' precision."""
+    norm, x = LayerNorm(16), torch.randn(5, 16).bfloat16().requires_grad_()
+    wide = x.detach().float().requires_grad_()
+    y, expected = norm(x), norm(wide)
+    assert torch.equal(y, expected)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    assert torch.equal(x.grad, wide.grad.bfloat16())
+
+
 def test_position_rows():
     """The first word is in row 2, on whichever side the padding is; padding is in row 1."""
     tokens = torch.tensor([[4, 5, 6, 2], [1, 1, 7, 2], [8, 2, 1, 1]])

@@ -9,7 +9,7 @@ import torch
 from fairseq.trainer import Meter, Trainer
 
 from lab import devices
-from lab.cli import RunError
+from lab.cli import RunError, UserError
 from paper.figures import scalars
 from tests.transformer import tiny
 
@@ -60,6 +60,21 @@ def test_bf16(data, tmp_path):
     assert half["final validation loss"] != plain["final validation loss"]
 
 
+FACTORIZED = "--rank-scale 0.5 --spectral --spectral-quekey --wd2fd --wd2fd-outval --weight-decay 1e-3"
+
+
+@pytest.mark.parametrize("flags", ["--rank-scale 0.25", "--rank-scale 1", FACTORIZED])
+@pytest.mark.parametrize(
+    "form", ["", "--share-input-output-embed", "--position timing", "--position nopos --no-cross-mask"]
+)
+def test_bf16_of_every_form(data, tmp_path, flags, form):
+    """All layers add to one sum, which factorized embeddings start as dense ones do."""
+    flags = f"{WITHOUT_DROPOUT} --max-epoch 1 --no-save {flags} {form}"
+    plain, half = (tiny.results(tiny.train(data, tmp_path / amp, f"{flags} --amp {amp}")) for amp in ("off", "bf16"))
+    assert half["final validation loss"] == pytest.approx(plain["final validation loss"], abs=0.005)
+    assert half["final validation loss"] != plain["final validation loss"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ["", "--rank-scale 0.5 --wd2fd --weight-decay 1e-3"])
 def test_compilation(data, tmp_path, flags):
@@ -77,19 +92,37 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+def test_a_run_whose_first_update_fails_leaves_nothing(data, tmp_path, monkeypatch):
+    def failing(self, batch, samples):
+        raise RuntimeError("stands for an operation that a device lacks")
+
+    monkeypatch.setattr(Trainer, "_backward", failing)
+    with pytest.raises(RuntimeError, match="stands for"):
+        tiny.train(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rate_that_is_too_high_at_once_replaces_nothing(data, tmp_path):
+    run = tiny.train(data, tmp_path / "run", "--max-epoch 1")
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match="the loss is (nan|inf) after one update; lower --lr 1e.30"):
+        tiny.train(data, run, "--max-epoch 1 --lr 1e30 --optimizer sgd --clip-norm 0 --overwrite")
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_left_out(data, tmp_path, monkeypatch, capsys):
     backward, calls = Trainer._backward, []
 
     def failing(self, batch, samples):
         calls.append(samples)
         losses = backward(self, batch, samples)
-        if len(calls) == 3:
+        if len(calls) == 4:  # the first is the rehearsal's
             raise torch.OutOfMemoryError("stands for a GPU's")
         return losses
 
     monkeypatch.setattr(Trainer, "_backward", failing)
     tiny.train(data, tmp_path / "run", "--max-epoch 1")
-    assert len(calls) == 5
+    assert len(calls) == 6
     assert re.search(r"\| oom 1 .*\| num_updates 4 ", capsys.readouterr().out)
 
 
@@ -126,14 +159,14 @@ def test_an_epoch_that_begins_with_a_batch_that_does_not_fit_goes_on(data, tmp_p
 
     def failing(self, batch, samples):
         calls.append(samples)
-        if len(calls) < 3:
+        if len(calls) < 4:  # the first is the rehearsal's
             raise torch.OutOfMemoryError("stands for a GPU's")
         return backward(self, batch, samples)
 
     monkeypatch.setattr(Trainer, "_backward", failing)
     tiny.train(data, tmp_path / "run", "--max-epoch 1 --log-interval 2")
     out = capsys.readouterr().out
-    assert len(calls) == 5 and len(re.findall(r"^\| epoch 001 \| loss", out, re.M)) == 1
+    assert len(calls) == 6 and len(re.findall(r"^\| epoch 001 \| loss", out, re.M)) == 1
     assert re.search(r"\| oom 2 .*\| num_updates 3 ", out)
 
 
