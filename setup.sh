@@ -1,9 +1,10 @@
 #!/bin/sh
 # Install the project, write the experiment scripts, and optionally try it out:
 #
-#   sh setup.sh              install into the active virtual or conda environment, else into .venv; write the scripts
-#   sh setup.sh quickstart   ... and train five small networks in about two minutes
-#   sh setup.sh test         ... and run the tests
+#   sh setup.sh                  install into the active virtual or conda environment, else into .venv; write the scripts
+#   sh setup.sh quickstart       ... and see in about two minutes what the methods do
+#   sh setup.sh test             ... and check the code and run the tests
+#   sh setup.sh test ARG...      ... and run some of the tests: the arguments go to pytest
 #
 # Stops at the first failure, saying what failed. A second run takes seconds.
 set -eu
@@ -13,12 +14,13 @@ fail() {
     exit "${2:-1}"
 }
 
+usage="use: sh setup.sh [quickstart | test [ARG...]]"
 mode=${1:-install}
 case $mode in
-install | quickstart | test) ;;
-*) fail "unknown word '$mode'; use: sh setup.sh [quickstart|test]" 2 ;;
+install | quickstart) [ $# -le 1 ] || fail "$mode takes no arguments; $usage" 2 ;;
+test) shift ;;
+*) fail "unknown word '$mode'; $usage" 2 ;;
 esac
-[ $# -le 1 ] || fail "one word at most: sh setup.sh [quickstart|test]" 2
 
 cd "$(dirname "$0")" || fail "cannot enter its own folder"
 
@@ -28,9 +30,10 @@ elif [ -n "${CONDA_PREFIX:-}" ]; then
     environment=$CONDA_PREFIX
 else
     environment=$PWD/.venv
-    if [ ! -x "$environment/bin/python" ]; then
+    # Without pip it is what an interrupted call has left.
+    if ! "$environment/bin/python" -m pip --version >/dev/null 2>&1; then
         command -v python3 >/dev/null || fail "python3 is not installed; Python 3.10 or later is needed"
-        python3 -m venv "$environment" || fail "python3 -m venv failed; on Debian install the package python3-venv"
+        python3 -m venv --clear "$environment" || fail "python3 -m venv failed; on Debian install the package python3-venv"
     fi
 fi
 python=$environment/bin/python
@@ -40,26 +43,30 @@ python=$environment/bin/python
 # Installing again is only needed when these files, or the place of the project, have changed.
 install() {
     stamp=$environment/.factorized-$1
-    state=$(pwd && cksum pyproject.toml "$2")
+    state=$(pwd && cksum pyproject.toml requirements.txt)
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$state" ]; then
-        echo "installing $2 into $environment"
-        shift 2
+        echo "installing the $1 into $environment"
+        shift
         "$python" -m pip install --quiet --disable-pip-version-check "$@" || fail "pip install $* failed"
         echo "$state" >"$stamp"
     fi
 }
-install project requirements.txt -r requirements.txt -e .
-[ "$mode" != test ] || install tests requirements-test.txt -r requirements-test.txt
+install project -r requirements.txt
+[ "$mode" != test ] || install tests -e '.[dev]'
 
-"$python" -m paper.scripts || fail "writing the experiment scripts failed"
+"$python" -m paper scripts --quiet || fail "writing the experiment scripts failed"
 
 case $mode in
 quickstart)
-    cd pytorch_resnet_cifar10
-    "$python" quickstart.py || fail "the quickstart failed"
+    "$python" -m paper quickstart || fail "the quickstart failed"
     ;;
 test)
-    "$python" -m pytest || fail "the tests failed"
+    if [ $# -eq 0 ]; then
+        "$python" -m ruff check . || fail "ruff check failed"
+        "$python" -m ruff format --check . || fail "ruff format --check failed"
+        "$python" -m mypy || fail "mypy failed"
+    fi
+    "$python" -m pytest "$@" || fail "the tests failed"
     ;;
 install)
     echo "ready. Activate the environment with: . '$environment/bin/activate'"

@@ -32,6 +32,8 @@ from .packing import Packing
 from .patterns import factorized_modules
 from .table import report
 
+__version__ = "0.2.0"
+
 __all__ = [
     "AttentionCache",
     "CPConv2d",

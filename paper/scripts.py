@@ -1,8 +1,7 @@
 """Write the paper's settings as bash scripts into */generated-scripts, with a manifest of what they run.
 
-    python -m paper.scripts               # all scripts
-    python -m paper.scripts --dry-run     # what would be written
-    python -m paper.scripts --status      # which runs are finished
+    python -m paper scripts               # all scripts
+    python -m paper scripts --dry-run     # what would be written
 
 The scripts can be started from anywhere and started again: a finished run is skipped, an interrupted one resumed.
 """
@@ -19,14 +18,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
 
-from lab.cli import Parser, UserError, number, run
+from lab.checkpoint import write_whole
+from lab.cli import Parser, UserError, number
 
 from .setting import Setting, Study
 from .studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "generated-scripts"
-WRITER = "python -m paper.scripts"
+WRITER = "python -m paper scripts"
 MARK = f"#!/usr/bin/env bash\n# Written by {WRITER}"
 DEVICES = 10_000  # more than there are settings, so that each gets its own script
 
@@ -42,7 +42,13 @@ class Slot:
 
     @property
     def minutes(self) -> int:
+        """What packing balances: the estimates of the paper's generator, of a machine that it does not name."""
         return sum(setting.minutes * len(trials) for setting, trials in self.jobs)
+
+    @property
+    def runs(self) -> int:
+        """The training runs of the script."""
+        return sum(setting.runs * len(trials) for setting, trials in self.jobs)
 
     @property
     def script(self) -> str:
@@ -96,7 +102,7 @@ def script_text(study: Study, slot: Slot, results: str, gpu: str, root: str | No
     contents = [f"#   {setting.name}, trials {' '.join(map(str, trials))}" for setting, trials in slot.jobs]
     above = """$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"""
     lines = [
-        f"{MARK}, which overwrites changes. About {slot.minutes / 60:g} hours. Runs, in this order:",
+        f"{MARK}, which overwrites changes. Runs, in this order:",
         *contents,
         "set -euo pipefail",
         f"ROOT={shlex.quote(root) if root else above}",
@@ -151,11 +157,8 @@ def read_manifest(folder: Path) -> list[dict]:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    """Write the file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.chmod(mode)
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.write(text.encode()))
+    path.chmod(mode)
 
 
 def _is_ours(path: Path) -> bool:
@@ -169,11 +172,21 @@ def _refuse_repeats(what: str, names: Iterable[str]) -> None:
 
 
 def write(
-    study: Study, slots: list[Slot], folder: Path, results: str, gpus: int | None = None, dry_run: bool = False
-) -> None:
-    """Write the scripts and their manifest into `folder`, remove those of an earlier call, and say what was done.
+    study: Study,
+    slots: list[Slot],
+    folder: Path,
+    results: str,
+    gpus: int | None = None,
+    *,
+    keep: bool = False,
+    dry_run: bool = False,
+) -> str:
+    """Write the scripts and their manifest into `folder`, and return one line that says what was done.
 
-    With `gpus` the slots go to the GPUs in turn; without, the programs choose the device.
+    Args:
+        gpus: the slots go to so many GPUs in turn; None lets the programs choose the device.
+        keep: scripts of an earlier call stay, and so do their lines in the manifest; otherwise they are removed.
+        dry_run: only print what would be written.
 
     Raises:
         UserError: if two scripts or results would have the same name, or a file is in the way. Nothing is written then.
@@ -185,14 +198,17 @@ def write(
     for path in (folder / name for name in sorted(wanted)):
         if path.exists() and not _is_ours(path):
             raise UserError(f"{path} was not written by this program; move it away")
-    earlier = {os.path.basename(job["script"]) for job in read_manifest(folder)}
-    stale = [folder / name for name in sorted(earlier - wanted) if _is_ours(folder / name)]
+    earlier = read_manifest(folder)
+    stale = sorted({os.path.basename(job["script"]) for job in earlier} - wanted)
+    stale = [folder / name for name in stale if _is_ours(folder / name)]
+    if keep:
+        kept, stale = {path.name for path in stale}, []
+        content["jobs"] = [job for job in earlier if job["script"] in kept] + content["jobs"]
 
-    runs = sum(len(trials) * setting.runs for slot in slots for setting, trials in slot.jobs)
-    hours = sum(slot.minutes for slot in slots) / 60
-    print(f"{study.folder}: {len(slots)} scripts, {runs} runs, about {hours:g} hours")
+    runs = sum(slot.runs for slot in slots)
+    done = f"{study.folder}: {len(slots)} scripts for {runs} runs {'would be ' if dry_run else ''}written to {folder}"
     if dry_run:
-        print("".join(f"  {slot.minutes / 60:6.1f} h  {slot.script}\n" for slot in slots), end="")
+        print("".join(f"  {slot.runs:3} runs  {slot.script}\n" for slot in slots), end="")
     else:
         root = None if folder == ROOT / study.folder / FOLDER else str(ROOT)
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,25 +218,15 @@ def write(
         for path in stale:
             path.unlink()
         _write(folder / "manifest.json", json.dumps(content, indent=2) + "\n", 0o644)
-    print(f"{'would be written' if dry_run else 'written'} to {folder}")
     if stale:
         names = ", ".join(path.name for path in stale[:3]) + ", ..." * (len(stale) > 3)
-        print(f"{'would remove' if dry_run else 'removed'} {len(stale)} scripts of an earlier call: {names}")
-
-
-def show_status(home: Path, jobs: Iterable[dict]) -> None:
-    """Print how many runs of each setting are finished; result files are relative to `home`."""
-    runs: dict[str, list[bool]] = {}
-    for job in jobs:
-        runs.setdefault(job["name"], []).extend((home / path).exists() for path in job["finished_by"])
-    for name, finished in runs.items():
-        print(f"  {'finished' if all(finished) else '':8}  {sum(finished)}/{len(finished)}  {name}")
-    print(f"{home.name}: {sum(map(sum, runs.values()))} of {sum(map(len, runs.values()))} runs are finished")
+        done += f"; {'would remove' if dry_run else 'removed'} {len(stale)} scripts of an earlier call: {names}"
+    return done
 
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(prog="paper.scripts", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m paper scripts", description=__doc__.splitlines()[0])
     add, count = parser.add_argument, number(int, least=1)
     names = list(STUDIES)
     add("--study", nargs="+", choices=names, default=names, metavar="NAME", help=f"{', '.join(names)} (default: all)")
@@ -232,41 +238,34 @@ def build_parser() -> Parser:
     add("--gpus", type=count, metavar="N", help="let the scripts take GPUs 0 to N-1 in turn (default: --device auto)")
     add("--results", default="results", metavar="DIR", help="results folder, relative to the folder of the study")
     add("--out", type=Path, metavar="DIR", help=f"write to DIR/STUDY/{FOLDER} (default: into the repository)")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--dry-run", action="store_true", help="only list what would be written")
-    action.add_argument("--status", action="store_true", help="only list which runs of the scripts are finished")
+    add("--dry-run", action="store_true", help="only list what would be written")
+    add("--quiet", action="store_true", help="say nothing if all goes well")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the scripts, or show which runs of the written ones are finished."""
+    """Write the scripts that the command line asks for."""
     args = build_parser().parse_args(argv)
     if not args.results:
         raise UserError("--results needs the name of a folder")
     found = False
     for study in (STUDIES[name] for name in dict.fromkeys(args.study)):
-        home = ROOT / study.folder
-        if not home.is_dir():
-            raise UserError(f"there is no {home}; run this from a checkout of the repository")
+        if not (ROOT / study.folder).is_dir():
+            raise UserError(f"there is no {ROOT / study.folder}; run this from a checkout of the repository")
         folder = (args.out.resolve() if args.out else ROOT) / study.folder / FOLDER
-        if args.status:
-            jobs = [job for job in read_manifest(folder) if fnmatchcase(job["name"], args.only)]
-            if jobs:
-                show_status(home, jobs)
-        else:
-            everything = study.settings + (study.additions if args.additions else ())
-            jobs = [setting for setting in everything if fnmatchcase(setting.name, args.only)]
-            slots = pack(jobs, args.trials, args.devices, args.one_trial, study.longest_first)
-            try:
-                if jobs:
-                    write(study, slots, folder, args.results, args.gpus, args.dry_run)
-            except OSError as error:
-                raise UserError(f"cannot write to {folder}: {error.strerror}") from None
-        found = found or bool(jobs)
+        everything = study.settings + (study.additions if args.additions else ())
+        settings = [setting for setting in everything if fnmatchcase(setting.name, args.only)]
+        if not settings:
+            continue
+        found = True
+        slots = pack(settings, args.trials, args.devices, args.one_trial, study.longest_first)
+        try:
+            done = write(
+                study, slots, folder, args.results, args.gpus, keep=args.only != "*", dry_run=args.dry_run
+            )
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        if not args.quiet:
+            print(done)
     if not found:
-        written = "script has been written for" if args.status else "setting has"
-        raise UserError(f"no {written} a name like {args.only}")
-
-
-if __name__ == "__main__":
-    run(main, "paper.scripts")
+        raise UserError(f"no setting has a name like {args.only}")

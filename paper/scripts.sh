@@ -23,23 +23,45 @@ PYTHON=${PYTHON:-python3}
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 # the log is a pipe, and should show what happens when it happens
 
-# run DONE PROGRAM ARGUMENT...: run the program unless the file DONE exists, and log beside it; stop if it fails.
+# Of what has failed: the files that mark it, for the last line, and the trial of a setting whose other commands need it.
+failed=()
+broken=
+
+# run DONE PROGRAM ARGUMENT...: run the program unless the file DONE exists, and log beside it. If it fails, the rest of
+# the trial is left out and the script goes on with the next one. An interrupt ends the script.
 run() {
-  local marker=$1 folder=${1%/*} status=0
+  local marker=$1 folder=${1%/*} status=0 trial="${LOGDIR:-} ${TRIAL:-}"
   shift
   if [[ -e $marker ]]; then
     echo "finished already: $folder"
     return
+  elif [[ $trial == "$broken" ]]; then
+    echo "left out, as it needs the run that failed: $folder"
+    return
   fi
   echo "running: $folder"
   mkdir -p -- "$folder"
+  rm -f -- "$folder/failed"
   # tee -i: on an interrupt the program may still write
   "$PYTHON" "$@" 2>&1 | tee -a -i -- "$folder/log.txt" || status=$?
-  if ((status == 0)) && [[ ! -e $marker ]]; then
-    echo "${0##*/}: error: $1 ended without writing $marker" >&2
-    exit 1
-  elif ((status)); then
-    echo "${0##*/}: error: $1 failed with status $status, see $folder/log.txt" >&2
+  if ((status > 128)); then
     exit "$status"
+  elif ((status)) || [[ ! -e $marker ]]; then
+    failed+=("$folder")
+    broken=$trial
+    if ((status)); then
+      echo "${0##*/}: error: $1 failed with status $status, see $folder/log.txt" | tee -- "$folder/failed" >&2
+    else
+      echo "${0##*/}: error: $1 ended without writing $marker" | tee -- "$folder/failed" >&2
+    fi
   fi
 }
+
+say_what_failed() {
+  local status=$?
+  if ((status == 0 && ${#failed[@]})); then
+    echo "${0##*/}: error: ${#failed[@]} of its runs failed, and start again with it: ${failed[*]}" >&2
+    exit 1
+  fi
+}
+trap say_what_failed EXIT

@@ -54,7 +54,7 @@ def written(home: Path) -> list[str]:
 
 def test_all_scripts_are_written_and_valid(home, capsys):
     scripts.main([])
-    assert "168 scripts, 516 runs, about 883 hours" in capsys.readouterr().out
+    assert "168 scripts for 516 runs written to " in capsys.readouterr().out
     paths = [path for path in (home / "generated-scripts").iterdir() if path.suffix == ".sh"]
     assert {path.stem for path in paths} == {setting.name for setting in RESNET.settings}
     assert len(written(home)) == 169  # nothing else but the manifest
@@ -118,7 +118,7 @@ def test_gpus_are_taken_in_turn(home):
 def test_dry_run_writes_nothing(home, capsys):
     scripts.main(["--dry-run", "--only", "*norm+*"])
     output = capsys.readouterr().out
-    assert f"7.5 h  {NORM}.sh" in output and "2 scripts, 18 runs, about 15 hours" in output
+    assert f"  9 runs  {NORM}.sh" in output and "2 scripts for 18 runs would be written to " in output
     assert not (home / "generated-scripts").exists()
 
 
@@ -134,13 +134,25 @@ def test_only_own_scripts_of_an_earlier_call_are_removed(home, capsys):
     first, second = [name for name in written(home) if name.endswith(".sh")]
     shutil.copy(folder / first, folder / "mine.sh")
     (folder / second).write_text("# replaced by hand\n")
-    capsys.readouterr()
-    scripts.main(["--only", "*norm+*"])
-    assert f"removed 1 scripts of an earlier call: {first}" in capsys.readouterr().out
-    assert written(home) == sorted(["manifest.json", "mine.sh", second, f"{NORM}.sh", NORM[:-8] + "reglr.sh"])
+    (folder / f"{NORM}.sh").write_text("# in the way\n")
     with pytest.raises(UserError, match="not written by this program"):
-        scripts.main(["--only", "*resnet44*"])
+        scripts.main(["--only", "*norm+*"])
+    (folder / f"{NORM}.sh").unlink()
+    capsys.readouterr()
+    scripts.main(["--devices", "1"])
+    assert f"removed 1 scripts of an earlier call: {first}" in capsys.readouterr().out
+    assert written(home) == sorted(["manifest.json", "mine.sh", second, "slot_0.sh"])
     assert (folder / second).read_text() == "# replaced by hand\n"
+
+
+def test_writing_some_keeps_the_others(home, capsys):
+    scripts.main([])
+    scripts.main(["--only", "*norm+*", "--results", "elsewhere"])
+    assert "removed" not in capsys.readouterr().out
+    jobs = scripts.read_manifest(home / "generated-scripts")
+    assert len(jobs) == len({job["name"] for job in jobs}) == 168
+    assert {job["folders"][0].split("/")[0] for job in jobs if "norm+" in job["name"]} == {"elsewhere"}
+    assert len(written(home)) == 169
 
 
 def test_equal_names_are_refused(home):
@@ -159,10 +171,8 @@ def test_equal_names_are_refused(home):
     [
         (["--study", "nothing"], "invalid choice"),
         (["--only", "nothing"], "no setting has a name like nothing"),
-        (["--status"], "no script has been written"),
         (["--trials", "0"], "at least 1"),
         (["--results", ""], "--results needs"),
-        (["--status", "--dry-run"], "not allowed with"),
         (["--out", "/dev/null"], "cannot write"),
     ],
 )
@@ -181,10 +191,10 @@ def test_a_foreign_manifest_is_refused(home):
 
 
 def test_command_line_in_a_process(tmp_path):
-    command = [sys.executable, "-m", "paper.scripts", "--only", "nothing"]
+    command = [sys.executable, "-m", "paper", "scripts", "--only", "nothing"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "paper.scripts: error: no setting has a name like nothing\n"
+    assert done.stderr == "python -m paper: error: no setting has a name like nothing\n"
 
 
 # Running
@@ -232,30 +242,39 @@ def test_running_a_script(home, start):
     assert done.stdout.count("training") == 9
 
 
-def test_a_restart_skips_what_is_finished(home, start, capsys):
+def test_a_restart_skips_what_is_finished(home, start):
     scripts.main(["--only", NORM])
     done, calls = start(f"{NORM}.sh", FAIL=ORDER[4])
-    assert done.returncode == 3
-    assert folders(calls) == ORDER[:5]
+    assert done.returncode == 1
+    # The third leg of the trial needs the second, the other trials need neither.
+    assert folders(calls) == [*ORDER[:5], *ORDER[6:]]
     assert f"trainer.py failed with status 3, see {ORDER[4]}/log.txt" in done.stderr
-    capsys.readouterr()
-    scripts.main(["--status"])
-    assert capsys.readouterr().out == f"            4/9  {NORM}\n{RESNET.folder}: 4 of 9 runs are finished\n"
+    assert done.stderr.endswith(f"error: 1 of its runs failed, and start again with it: {ORDER[4]}\n")
+    assert f"left out, as it needs the run that failed: {ORDER[5]}" in done.stdout
+    assert "status 3" in (home / ORDER[4] / "failed").read_text()
     done, calls = start(f"{NORM}.sh")
     assert done.returncode == 0
-    assert folders(calls[5:]) == ORDER[4:]
-    assert done.stdout.count("finished already: ") == 4
+    assert folders(calls[8:]) == ORDER[4:6]
+    assert done.stdout.count("finished already: ") == 7
     assert (home / ORDER[4] / "log.txt").read_text().count("training") == 2
-    scripts.main(["--status"])
-    assert f"finished  9/9  {NORM}\n" in capsys.readouterr().out
+    assert not (home / ORDER[4] / "failed").exists()
 
 
-def test_a_run_without_results_stops_the_script(home, start):
+def test_a_run_without_results_has_failed(home, start):
     scripts.main(["--only", NORM])
     done, calls = start(f"{NORM}.sh", LAZY=ORDER[1])
     assert done.returncode == 1
-    assert folders(calls) == ORDER[:2]
+    assert folders(calls) == [*ORDER[:2], *ORDER[3:]]
     assert f"ended without writing {ORDER[1]}/results.json" in done.stderr
+
+
+def test_an_interrupt_ends_the_script(home, start):
+    (home / "trainer.py").write_text(TRAINER.replace("sys.exit(3)", "sys.exit(130)"))
+    scripts.main(["--only", NORM])
+    done, calls = start(f"{NORM}.sh", FAIL=ORDER[1])
+    assert done.returncode == 130
+    assert folders(calls) == ORDER[:2]
+    assert not (home / ORDER[1] / "failed").exists()
 
 
 def test_extra_flags_need_a_results_folder(home, start, tmp_path):

@@ -2,14 +2,15 @@
 
 Every setting is trained alone and under a teacher. The first command makes that teacher.
 
-    python experiments.py darts > darts.json
-    jq -r '.[] | @sh' darts.json | sh -e
+    python -m paper comparison darts > darts.json
+    cd deficient-efficient
+    jq -r '.[] | @sh' ../darts.json | sh -e
 """
 
 import json
 from dataclasses import dataclass
 
-from lab.cli import Parser, run
+from lab.cli import Parser
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,8 @@ COMPARISONS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Print the list that the command line names."""
-    parser = Parser(prog="experiments.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m paper comparison", description=__doc__.splitlines()[0])
     parser.add_argument("comparison", choices=list(COMPARISONS), help="network, on CIFAR-10 or (wrn_50_2) ImageNet")
     name = parser.parse_args(argv).comparison
     print(json.dumps(COMPARISONS[name].commands(name), indent=1))
 
-
-if __name__ == "__main__":
-    run(main, "experiments.py")

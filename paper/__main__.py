@@ -1,0 +1,34 @@
+"""The published study as commands.
+
+    python -m paper scripts       write a bash script for each setting of the paper's tables
+    python -m paper status        which of their runs are finished, running or have failed
+    python -m paper comparison    the commands of a comparison of tensor layers, as JSON
+    python -m paper quickstart    see in about two minutes what the methods do
+
+Every command has its own --help.
+"""
+
+import difflib
+import importlib
+import sys
+
+from lab.cli import UserError, run
+
+COMMANDS = ("scripts", "status", "comparison", "quickstart")
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    name, *argv = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(__doc__.strip())
+    elif name in COMMANDS:
+        importlib.import_module(f"paper.{name}").main(argv)
+    else:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"there is no command {name}, only {', '.join(COMMANDS)}{meant}")
+
+
+if __name__ == "__main__":
+    run(main, "python -m paper")
