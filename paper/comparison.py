@@ -81,4 +81,3 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("comparison", choices=list(COMPARISONS), help="network, on CIFAR-10 or (wrn_50_2) ImageNet")
     name = parser.parse_args(argv).comparison
     print(json.dumps(COMPARISONS[name].commands(name), indent=1))
-

@@ -260,9 +260,7 @@ def main(argv: list[str] | None = None) -> None:
         found = True
         slots = pack(settings, args.trials, args.devices, args.one_trial, study.longest_first)
         try:
-            done = write(
-                study, slots, folder, args.results, args.gpus, keep=args.only != "*", dry_run=args.dry_run
-            )
+            done = write(study, slots, folder, args.results, args.gpus, keep=args.only != "*", dry_run=args.dry_run)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
         if not args.quiet:

@@ -1,4 +1,4 @@
-"""Show which runs of the generated scripts are finished, running, failed or stopped."""
+"""Show which runs of the generated scripts are finished, have failed or were stopped."""
 
 import json
 import statistics
@@ -9,13 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lab.cli import Parser, UserError
-from lab.run import is_running
 
 from .scripts import FOLDER, ROOT, markers, read_manifest
 from .setting import Setting, Study
 from .studies import STUDIES
 
-STATES = ("finished", "running", "failed", "stopped", "not started")
+STATES = ("finished", "failed", "stopped", "not started")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,6 @@ def state_of(marker: Path) -> tuple[str, float | None, str]:
     folder = marker.parent
     if marker.exists():
         return "finished", _accuracy(marker), ""
-    if is_running(folder):
-        return "running", None, ""
     if (folder / "failed").exists():
         return "failed", None, (folder / "failed").read_text(errors="replace").strip()
     return ("stopped" if (folder / "log.txt").exists() else "not started"), None, ""
@@ -136,5 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     if not lines and args.results:
         raise UserError(f"no study has a folder {args.results} with results; a relative path starts at its folder")
     if not lines:
-        raise UserError(f"no script has been written for a name like {args.only}; write them with python -m paper scripts")
+        raise UserError(
+            f"no script has been written for a name like {args.only}; write them with python -m paper scripts"
+        )
     print("\n".join(lines))

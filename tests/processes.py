@@ -22,6 +22,4 @@ def torchrun(folder: str, *arguments: str) -> subprocess.CompletedProcess:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(port), *arguments]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment(folder), capture_output=True, text=True, timeout=500
-    )
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(folder), capture_output=True, text=True, timeout=500)

@@ -1,4 +1,4 @@
-"""What an installation holds: the wheel is the library alone, and the installed library wins in any working directory."""
+"""The wheel is the library alone, and the installed library wins in any working directory."""
 
 import os
 import re
@@ -59,7 +59,9 @@ def test_the_wheel_runs_the_ten_lines(wheel, tmp_path):
     (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", site, wheel]
     run(*pip, cwd=tmp_path)
-    (lines,) = re.findall(r"^```python\n(import torch, torchvision.*?)^```", (REPOSITORY / "README.md").read_text(), re.M | re.S)
+    (lines,) = re.findall(
+        r"^```python\n(import torch, torchvision.*?)^```", (REPOSITORY / "README.md").read_text(), re.M | re.S
+    )
     python = tmp_path / "env" / "bin" / "python"
     checks = "\nimport importlib.util\nprint(factorized.__file__)\nprint(importlib.util.find_spec('lab'))"
     file, lab = run(python, "-c", lines + checks, cwd=tmp_path).split()[-2:]

@@ -1,6 +1,6 @@
 """The Transformer for translation (Vaswani et al. 2017) in the pre-norm form, dense or with factorized layers.
 
-    x <- x + dropout(sublayer(norm(x)))      sublayers: attention(s), then a feed-forward network
+x <- x + dropout(sublayer(norm(x)))      sublayers: attention(s), then a feed-forward network
 """
 
 from functools import partial

@@ -10,6 +10,7 @@ from deficient import teacher
 
 from lab.cli import UserError
 
+
 def write_classes(folder: Path, count: int) -> Path:
     for index in range(count):
         (folder / "train" / f"n{index:04}").mkdir(parents=True)

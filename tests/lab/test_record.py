@@ -7,8 +7,7 @@ import pytest
 
 from lab.cli import UserError
 from lab.record import Record, find_checkpoint, is_in, open_folder
-from paper.figures import curves, scalars
-from paper.tables import table
+from paper.figures import scalars
 
 FILES = ("model.th",)
 
@@ -99,17 +98,3 @@ def test_is_in_a_folder_however_it_is_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert is_in(tmp_path / "x", tmp_path / "." / "y" / "..")
     assert not is_in(tmp_path / "y" / "x", tmp_path) and not is_in(None, tmp_path)
-
-
-def test_curves(tmp_path):
-    for name in ("one", "two"):
-        record = Record(tmp_path / name, is_main=True)
-        record.scalars({"a": 1.0, "b": 2.0}, 0)
-        record.close()
-    curves({name: tmp_path / name for name in ("one", "two")}, {"a": "A", "b": "B"}, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_table():
-    text = table(("name", "value"), [("a", 1), ("longer", 20.5)])
-    assert text.splitlines() == ["| name   | value |", "|--------|------:|", "| a      |     1 |", "| longer |  20.5 |"]

@@ -48,9 +48,7 @@ def test_a_setting_in_full():
         "main_pretrain.py --dataset $DATA --network $MODEL --weight_decay $WD --depth $DEPTH --device $GPU "
         "--epoch $EPOCH --target-ratio $RATIO --log_dir $LOGDIR --seed $TRIAL --spectral --wd2fd --auto-resume"
     )
-    assert markers(setting, [2], "results") == [
-        "results/vgg_19_nfc-tiny_imagenet/0.02/spectral+frob/2/results.json"
-    ]
+    assert markers(setting, [2], "results") == ["results/vgg_19_nfc-tiny_imagenet/0.02/spectral+frob/2/results.json"]
 
 
 def test_all_scripts_are_written(tmp_path, capsys):

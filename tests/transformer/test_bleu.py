@@ -67,9 +67,9 @@ def test_tokenized_bleu_by_counting(order):
 
 def test_sacre_bleu_is_that_of_the_detokenized_text():
     tokenized = ["he said : &quot; it &apos;s two o&apos;clock , &quot; and left .", "well @-@ known &amp; new !"]
-    text = ['He said: "It\'s two o\'clock, " and left.', "well-known & new!"]
+    text = ["He said: \"It's two o'clock, \" and left.", "well-known & new!"]
     detokenized = detokenize(tokenized, "en")
-    assert detokenized == ['he said: "it\'s two o\'clock," and left.', "well-known & new!"]
+    assert detokenized == ["he said: \"it's two o'clock,\" and left.", "well-known & new!"]
     found = sacre_bleu(detokenized, text)
     expected = sacrebleu.corpus_bleu(detokenized, [text])
     assert found.score == expected.score
