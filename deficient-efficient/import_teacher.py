@@ -12,11 +12,11 @@ from pathlib import Path
 from deficient import settings
 from deficient.networks import Config, build
 from deficient.teacher import CHECKPOINT
-from torchvision.datasets.folder import find_classes
 from torchvision.models import Wide_ResNet50_2_Weights
 
 from lab import checkpoint
 from lab.cli import Parser, UserError, run
+from lab.data import folder as image_folder
 from lab.record import holds_run
 
 WEIGHTS = Wide_ResNet50_2_Weights.IMAGENET1K_V1
@@ -30,8 +30,8 @@ def class_names(folder: Path) -> tuple[str, ...]:
         UserError: if there are not a thousand.
     """
     try:
-        names = tuple(find_classes(folder)[0])
-    except FileNotFoundError:
+        names = image_folder.class_names(folder)
+    except (OSError, UserError):
         names = ()
     if len(names) != CLASSES:
         raise UserError(f"--imagenet_loc: {folder} must hold the {CLASSES} classes of ImageNet, it has {len(names)}")

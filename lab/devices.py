@@ -95,6 +95,21 @@ class Computing:
             raise box[1]
         return box[0]
 
+    def on_all(self, call: Callable[[], object]) -> None:
+        """Call `call()` in every process, and raise in all of them the `UserError` that the first of them raises."""
+        mistake: UserError | None = None
+        try:
+            call()
+        except UserError as error:
+            mistake = error
+        mistakes = [mistake]
+        if self.world_size > 1:
+            mistakes = [None] * self.world_size
+            dist.all_gather_object(mistakes, mistake)
+        for found in mistakes:
+            if found is not None:
+                raise found
+
     def main_first(self, call: Callable[[], Result]) -> Result:
         """Return what `call()` returns, which the other processes call when the main process is done.
 

@@ -70,8 +70,8 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
             raise UserError("--holdout and --data have no effect on imagenet, which --imagenet_loc says where to find")
         folder = args.imagenet_loc or args.data_dir / "imagenet"
         train, valid = imagenet.load(
-            folder, args.batch_size, computing.device, seed=args.seed, workers=args.workers, rank=computing.rank,
-            world_size=computing.world_size, channels_last=args.channels_last,
+            folder, args.batch_size, computing, cache=args.data_dir / "cache", seed=args.seed, workers=args.workers,
+            channels_last=args.channels_last,
         )  # fmt: skip
         return train, valid, valid
     source = args.data or args.dataset

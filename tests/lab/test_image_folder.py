@@ -30,10 +30,10 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def decoded(monkeypatch) -> list[Path]:
+def decoded(monkeypatch) -> list[str]:
     """The files decoded so far."""
-    files, original = [], image_folder._image
-    monkeypatch.setattr(image_folder, "_image", lambda file: files.append(file) or original(file))
+    files, original = [], image_folder.decode
+    monkeypatch.setattr(image_folder, "decode", lambda file: files.append(file) or original(file))
     return files
 
 
@@ -104,9 +104,41 @@ def spoil_no_classes(folder):
     return "train has no folders"
 
 
+def spoil_empty(folder):
+    (folder / "train/bee/0.png").write_bytes(b"")
+    return "bee/0.png is not a readable image: it is empty"
+
+
+def spoil_bomb(folder):
+    Image.new("1", (13_400, 13_400)).save(folder / "train/bee/0.png")
+    return "bee/0.png is not a readable image: .* exceeds limit"
+
+
 def spoil_link(folder):
     (folder / "train/bee/2.png").symlink_to(folder / "nowhere.png")
     return "cannot read .*2.png"
+
+
+def spoil_link_to_itself(folder):
+    (folder / "train/bee/2.png").symlink_to("2.png")
+    return "cannot read .*2.png: .*symbolic links"
+
+
+def spoil_pipe(folder):
+    os.mkfifo(folder / "train/bee/2.png")
+    return "bee/2.png has the name of an image but is no file"
+
+
+def spoil_device(folder):
+    (folder / "train/bee/2.png").symlink_to("/dev/zero")
+    return "bee/2.png has the name of an image but is no file"
+
+
+def spoil_nested(folder):
+    (folder / "train/bee").rename(folder / "train/inner")
+    (folder / "train/bee").mkdir()
+    (folder / "train/inner").rename(folder / "train/bee/inner")
+    return "bee has no images"
 
 
 SPOILS = [value for name, value in sorted(globals().items()) if name.startswith("spoil_")]
@@ -117,6 +149,15 @@ def test_bad_folder_is_named(folder, tmp_path, spoil):
     with pytest.raises(UserError, match=spoil(folder)):
         load(str(folder), tmp_path / "data")
     assert not list((tmp_path / "data").rglob("*.pt"))
+
+
+def test_folders_and_links_in_a_folder_of_images_are_passed_over(folder, tmp_path):
+    write_image(folder / "train/bee/old.png/0.png")
+    (folder / "train/bee/above.png").symlink_to(folder / "train", target_is_directory=True)
+    (folder / "train/bee/around").symlink_to(".", target_is_directory=True)
+    (folder / "train/bee/2.png").symlink_to("0.png")  # a link to an image is one
+    train, _ = load(str(folder), tmp_path / "data")
+    assert train.labels.tolist() == [0, 0, 1, 1, 1]
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason="needs ../shared/data/cifar10-jpeg.tar.xz")
@@ -233,6 +274,38 @@ def test_cache_with_other_content_is_rebuilt(folder, tmp_path, decoded):
     for content in ([1, 2], {"parts": {}}, torch.zeros(2)):
         checkpoint.save(cached, content)
         assert torch.equal(load(str(folder), tmp_path / "data")[0].images, first[0].images)
+
+
+def test_images_decoded_by_another_rule_are_decoded_again(folder, tmp_path, decoded, monkeypatch):
+    load(str(folder), tmp_path / "data")
+    decoded.clear()
+    monkeypatch.setattr(image_folder, "RULE", image_folder.RULE + 1)
+    load(str(folder), tmp_path / "data")
+    assert decoded
+
+
+def cached_parts(train: int = 4, dtype: torch.dtype = torch.uint8, labels: tuple[int, ...] = (0, 0, 1, 1)) -> dict:
+    images = {"train": torch.zeros(train, 3, 4, 4, dtype=dtype), "test": torch.zeros(2, 3, 4, 4, dtype=dtype)}
+    classes = {"train": torch.tensor(labels[:train]), "test": torch.tensor([0, 1])}
+    return {part: (images[part], classes[part]) for part in images}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"train": cached_parts()["train"]},
+        {**cached_parts(), "test": None},
+        cached_parts(train=3),
+        cached_parts(dtype=torch.float32),
+        cached_parts(labels=(0, 0, 0, 1)),
+    ],
+    ids=["no test", "nothing in test", "too few", "floats", "other labels"],
+)
+def test_cache_that_is_whole_but_wrong_is_rebuilt(folder, tmp_path, parts):
+    first = load(str(folder), tmp_path / "data")
+    (cached,) = (tmp_path / "data/cache").iterdir()
+    checkpoint.save(cached, {"fingerprint": torch.load(cached, weights_only=True)["fingerprint"], "parts": parts})
+    assert torch.equal(load(str(folder), tmp_path / "data")[0].images, first[0].images)
 
 
 def test_interrupted_write_leaves_no_file(folder, tmp_path, monkeypatch):
