@@ -17,13 +17,11 @@ from fairseq.bleu import Score, detokenize, sacre_bleu, sacre_line, tokenized_bl
 from fairseq.corpus import Corpus, load_split
 from fairseq.generation import Translator, Wording, alignment_text
 from fairseq.search import Hypothesis
-from fairseq.text import join_subwords
+from fairseq.subwords import UNKNOWN_REFERENCE, join_subwords
 
 from lab.checkpoint import save_json, write_whole
 from lab.cli import Parser, UserError, run
 from lab.record import progress
-
-UNKNOWN_REFERENCE = "\N{DOUBLE QUESTION MARK}"  # unlike that in a hypothesis, so that the two never match
 
 
 def build_parser() -> Parser:
@@ -130,7 +128,7 @@ def report(tally: Tally, seconds: float, language: str, args: argparse.Namespace
         print(done)
         return
     tokenized = tokenized_bleu(tally.system, tally.references)
-    sacre = sacre_bleu(detokenize(tally.system, language), detokenize(tally.references, language))
+    sacre = sacre_bleu(*(detokenize(side, language) for side in (tally.system, tally.references)), language=language)
     score = f"| Generate {args.gen_subset} with beam={args.beam}: {tokenized.line()}"
     print(f"| {sacre_line(sacre)}", done, score, sep="\n")
     if args.dump:

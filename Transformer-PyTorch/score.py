@@ -6,7 +6,8 @@ For example: python score.py --sys translations.txt --ref references.txt
 import sys
 from pathlib import Path
 
-from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu
+from fairseq import subwords
+from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu, without_matching_unknowns
 from fairseq.text import decoded, read_lines
 
 from lab.cli import Parser, UserError, number, run
@@ -20,7 +21,8 @@ def build_parser() -> Parser:
     add("-r", "--ref", required=True, metavar="FILE", help="references, one a line")
     add("-o", "--order", type=order, default=MAX_ORDER, metavar="N", help="longest n-grams of the tokenized score")
     add("--ignore-case", action="store_true", help="compare lower-cased text")
-    language = "language whose rules detokenize for sacreBLEU (default en); none: the text is not tokenized"
+    subwords.add_flag(parser)
+    language = "language whose rules detokenize, and tokenize for sacreBLEU (default en); none: text as it is, 13a"
     add("--lang", default="en", metavar="CODE", help=language)
     return parser
 
@@ -36,10 +38,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.sys == args.ref == "-":
         raise UserError("--sys and --ref cannot both be standard input; give --sys FILE")
     system, references = lines_of(args.sys), lines_of(args.ref)
+    system, references = (
+        [subwords.join_subwords(line, args.remove_bpe) for line in side] for side in (system, references)
+    )
+    system, references = without_matching_unknowns(system, references)
     print(tokenized_bleu(system, references, args.order, args.ignore_case).line())
     if args.lang != "none":
         system, references = detokenize(system, args.lang), detokenize(references, args.lang)
-    print(sacre_line(sacre_bleu(system, references, args.ignore_case)))
+    print(sacre_line(sacre_bleu(system, references, args.ignore_case, args.lang)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
   the same.
 """
 
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,23 @@ from sacremoses import MosesDetokenizer
 
 from lab.cli import UserError
 
+from .subwords import UNKNOWN, UNKNOWN_REFERENCE
+
 MAX_ORDER = 4
+# sacreBLEU has tokenizers of their own for these languages, by two letters; what other standards call them.
+_SPECIAL = {
+    "zh": "zh",
+    "ja": "ja",
+    "ko": "ko",
+    "zho": "zh",
+    "chi": "zh",
+    "cmn": "zh",
+    "yue": "zh",
+    "jpn": "ja",
+    "kor": "ko",
+}
+_WIDE_PUNCTUATION = "\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_AROUND_WIDE = re.compile(f"(?<=[{_WIDE_PUNCTUATION}]) | (?=[{_WIDE_PUNCTUATION}])")
 
 
 @dataclass(frozen=True)
@@ -55,13 +73,21 @@ def tokenized_bleu(
     return _score(metric, system, references)
 
 
-def sacre_bleu(system: Sequence[str], references: Sequence[str], ignore_case: bool = False) -> Score:
-    """Return BLEU of detokenized text with sacreBLEU's default tokenization and smoothing.
+def sacre_bleu(
+    system: Sequence[str], references: Sequence[str], ignore_case: bool = False, language: str | None = None
+) -> Score:
+    """Return BLEU of detokenized text with sacreBLEU's default smoothing and its tokenization for `language`.
 
     Raises:
         UserError: if there are not as many references as translations, or none.
     """
-    metric = BLEU(ignore_case, force=True)  # force: no advice about text that looks tokenized
+    language = _SPECIAL.get(_base(language))
+    try:
+        metric = BLEU(ignore_case, force=True, trg_lang=language or "")  # force: no advice about tokenized text
+    except RuntimeError:  # Japanese and Korean are cut into words by packages that may be missing
+        install = f'pip install "sacrebleu[{language}]"'
+        warnings.warn(f"sacreBLEU over characters, as its words of {language} need {install}", stacklevel=2)
+        metric = BLEU(ignore_case, force=True, tokenize="char")
     return _score(metric, system, references)
 
 
@@ -71,9 +97,28 @@ def sacre_line(score: Score) -> str:
 
 
 def detokenize(lines: Iterable[str], language: str) -> list[str]:
-    """Return ordinary text of lines tokenized the Moses way, with characters such as `&quot;` restored."""
+    """Return ordinary text of lines tokenized the Moses way, with characters such as `&quot;` restored.
+
+    Chinese and Japanese text has no spaces but around words of other scripts.
+    """
+    language = _SPECIAL.get(_base(language), language)
     detokenizer = MosesDetokenizer(lang=language)
-    return [detokenizer.detokenize(line.split(), unescape=True) for line in lines]
+    text = [detokenizer.detokenize(line.split(), unescape=True) for line in lines]
+    return [_AROUND_WIDE.sub("", line) for line in text] if language in ("zh", "ja") else text
+
+
+def without_matching_unknowns(system: Iterable[str], references: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return both with unknown words, as any program writes them, spelled so that they match nothing."""
+
+    def spelled(lines: Iterable[str], mark: str) -> list[str]:
+        return [re.sub(rf"(?<!\S)(?:{UNKNOWN}|{UNKNOWN_REFERENCE})(?!\S)", mark, line) for line in lines]
+
+    return spelled(system, UNKNOWN), spelled(references, UNKNOWN_REFERENCE)
+
+
+def _base(language: str | None) -> str:
+    """Return the language of a code such as `zh-CN` or `ja_JP`."""
+    return re.split("[-_]", language or "")[0].lower()
 
 
 def _score(metric: BLEU, system: Sequence[str], references: Sequence[str]) -> Score:

@@ -13,9 +13,10 @@ import numpy
 
 from lab.cli import UserError
 
-from .text import join_subwords, read_lines, write_lines
+from .subwords import UNKNOWN, join_subwords
+from .text import read_lines, write_lines
 
-RESERVED = ("<s>", "<pad>", "</s>", "<unk>")
+RESERVED = ("<s>", "<pad>", "</s>", UNKNOWN)
 _OVERWRITE = " #fairseq:overwrite"  # how fairseq marks a word that is spelled like an earlier one and takes its place
 
 
@@ -54,12 +55,12 @@ class Dictionary:
         number, unknown = self._numbers.get, self.unk
         return numpy.array([*[number(word, unknown) for word in line.split()], self.eos], numpy.int32)
 
-    def string(self, ids: Iterable[int], remove_bpe: str | None = None, unknown: str = RESERVED[unk]) -> str:
+    def string(self, ids: Iterable[int], remove_bpe: str | None = None, unknown: str = UNKNOWN) -> str:
         """Return the words numbered `ids`, without padding and ends of sentences.
 
         Args:
             ids: numbers, also those in a tensor or array.
-            remove_bpe: the mark of a word that goes on, as for `text.join_subwords`.
+            remove_bpe: how subwords are joined, as for `subwords.join_subwords`.
             unknown: what stands for unknown words.
         """
         numbers = (int(number) for number in ids)
@@ -109,7 +110,7 @@ class Dictionary:
                 marked, as fairseq does, to take the place of the earlier one.
         """
         words, counts, seen = [], [], set(RESERVED)
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in enumerate(read_lines(path, keep_inner_marks=True), 1):
             marked = line.endswith(_OVERWRITE)
             word, _, count = line.removesuffix(_OVERWRITE).rpartition(" ")
             if not word or not count.isdecimal():

@@ -17,7 +17,8 @@ from .checkpoint import load_model
 from .corpus import find_languages, load_dictionaries
 from .dictionary import Dictionary
 from .search import Hypothesis, SearchSettings, average, search
-from .text import join_subwords, read_lines
+from .subwords import join_subwords
+from .text import read_lines
 from .transformer import Transformer
 
 
@@ -27,7 +28,7 @@ class Wording:
 
     dictionary: Dictionary
     remove_bpe: str | None = None
-    """The mark of a subword that goes on."""
+    """How subwords are joined; see `subwords.join_subwords`."""
     lexicon: Mapping[str, str] | None = None
     """If not None, unknown words become what this has for the source word they are aligned with, or that word."""
 

@@ -10,6 +10,8 @@ import torch
 from lab import devices
 from lab.cli import UserError, number
 
+from . import subwords
+
 COUNT, POSITIVE, REAL = number(int, least=0), number(int, least=1), number(float, least=0)
 
 
@@ -100,7 +102,7 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add("--nbest", type=POSITIVE, default=1, metavar="N", help="hypotheses printed for each sentence (default 1)")
     add("--max-len-a", type=REAL, default=0.0, metavar="A", help="a translation has at most A * source length + B words")  # noqa: E501
     add("--max-len-b", type=COUNT, default=200, metavar="B", help="(default 0 * source length + 200)")
-    add("--remove-bpe", nargs="?", const="@@ ", metavar="MARK", help="join subwords before printing and scoring (MARK: '@@ ')")  # noqa: E501
+    subwords.add_flag(group)
     add("--no-early-stop", action="store_true", help="search on after N hypotheses have ended, until none can be better")  # noqa: E501
     add("--unnormalized", action="store_true", help="do not divide scores by the length")
     add("--lenpen", type=REAL, default=1.0, metavar="P", help="divide scores by length ** P (default 1)")

@@ -81,6 +81,43 @@ def test_sacre_bleu_is_that_of_the_detokenized_text():
     assert lower.score > found.score and "case:lc" in lower.signature
 
 
+# Languages without spaces between words
+
+CHINESE = (
+    ["我 爱 北京 天安们 。", "他们 住 在 Berlin ， 很 大 。"],
+    ["我 爱 北京 天安门 。", "他们 住 在 Berlin ， 很 小 。"],
+)
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "zh_Hans", "cmn"])
+def test_chinese_is_tokenized_as_sacre_bleu_does(language):
+    system, references = (detokenize(side, language) for side in CHINESE)
+    assert system == ["我爱北京天安们。", "他们住在 Berlin，很大。"]
+    found = sacre_bleu(system, references, language=language)
+    assert found.score == sacrebleu.corpus_bleu(system, [references], tokenize="zh").score
+    assert "tok:zh" in found.signature
+    # with or without spaces
+    assert sacre_bleu(*CHINESE, language="zh").score == found.score
+    assert sacre_bleu(system, references, language="en").score != found.score
+
+
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_words_of_japanese_and_korean(language):
+    text = {"ja": ["私 は 東京 に 住んで いる 。"], "ko": ["나는 서울에 산다 ."]}[language]
+    system = detokenize(text, language)
+    assert system == {"ja": ["私は東京に住んでいる。"], "ko": ["나는 서울에 산다."]}[language]
+    try:
+        sacrebleu.BLEU(trg_lang=language)
+    except RuntimeError:
+        with pytest.warns(UserWarning, match=rf'over characters, .* pip install "sacrebleu\[{language}\]"'):
+            found = sacre_bleu(system, system, language=language)
+        assert "tok:char" in found.signature
+    else:
+        found = sacre_bleu(system, system, language=language)
+        assert f"tok:{language}-mecab" in found.signature
+    assert found.score == pytest.approx(100)
+
+
 # score.py
 
 
@@ -118,6 +155,40 @@ def test_score_detokenizes_unless_told_not_to(tmp_path, capsys):
     assert "sacreBLEU = 100.00" not in capsys.readouterr().out
 
 
+def test_score_in_the_language(tmp_path, capsys):
+    arguments = files(tmp_path, *("\n".join(side) for side in CHINESE))
+    score.main([*arguments, "--lang", "zh"])
+    expected = sacrebleu.corpus_bleu(CHINESE[0], [CHINESE[1]], tokenize="zh")
+    assert f"sacreBLEU = {expected.score:.2f} (nrefs:1|case:mixed|eff:no|tok:zh|" in capsys.readouterr().out
+
+
+def test_score_joins_subwords(tmp_path, capsys):
+    arguments = files(
+        tmp_path, "\u2581the \u2581cat \u2581s at \u2581on\n", "\u2581the \u2581c at \u2581sat \u2581on\n"
+    )
+    score.main([*arguments, "--remove-bpe", "sentencepiece"])
+    out = capsys.readouterr().out
+    assert out.startswith("BLEU4 = 100.00") and "syslen=4" in out and "sacreBLEU = 100.00" in out
+    score.main([*arguments])
+    assert "100.00," not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mark", ["<unk>", "\u2047"])
+def test_unknown_words_match_nothing(tmp_path, capsys, mark):
+    arguments = files(tmp_path, f"a b {mark} d e\n", f"a b {mark} d e\n")
+    score.main(arguments)
+    assert "80.0/50.0/0.0/0.0" in capsys.readouterr().out
+    score.main([*arguments, "--lang", "none"])
+    assert "sacreBLEU = 100.00" not in capsys.readouterr().out
+    score.main(files(tmp_path, f"a{mark} b c d\n", f"a{mark} b c d\n"))  # part of a word
+    assert "BLEU4 = 100.00" in capsys.readouterr().out
+
+
+def test_byte_order_marks_are_not_scored(tmp_path, capsys):
+    score.main(files(tmp_path, "\ufeffthe cat sat on\n", "the cat sat on\n"))
+    assert capsys.readouterr().out.startswith("BLEU4 = 100.00")
+
+
 def test_score_reads_standard_input(tmp_path, capsys, monkeypatch):
     arguments = files(tmp_path, "", "a b c d\n\nä\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a b c d\n\nä\n".encode())))
@@ -132,6 +203,7 @@ def test_score_reads_standard_input(tmp_path, capsys, monkeypatch):
         (["-s", "EMPTY", "-r", "EMPTY"], "nothing to score"),
         (["-s", "SYSTEM", "-r", "nowhere"], "cannot read nowhere"),
         (["-s", "SYSTEM", "-r", "LATIN"], "line 2: not UTF-8"),
+        (["-s", "WIDE", "-r", "SYSTEM"], "is UTF-16, not UTF-8; convert it: iconv"),
         (["-s", "LATIN", "-r", "SYSTEM"], "line 2: not UTF-8"),
         (["-s", "SYSTEM"], "required: -r"),
         (["-s", "SYSTEM", "-r", "SYSTEM", "--order", "5"], "at most 4"),
@@ -141,6 +213,7 @@ def test_score_reads_standard_input(tmp_path, capsys, monkeypatch):
 )
 def test_bad_input_of_score(tmp_path, capsys, arguments, complaint):
     contents = {"SYSTEM": b"a b\nc d\n", "LONGER": b"a b\nc d\ne\n", "EMPTY": b"", "LATIN": b"a b\n\xe4\n"}
+    contents["WIDE"] = "a b\nc d\n".encode("utf-16")
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SystemExit) as stop:

@@ -48,7 +48,7 @@ def finish(text: Text, base: Path, name: str, how: dict, merges: int | None = No
 def check_how(folder: Path, how: dict) -> None:
     """Raise a `UserError` if `folder` holds a corpus made in another way."""
     try:
-        old = json.loads((folder / "how.json").read_text())
+        old = json.loads((folder / "how.json").read_text("utf-8-sig"))
     except FileNotFoundError:
         return
     except (OSError, ValueError):
