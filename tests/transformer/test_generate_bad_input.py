@@ -57,7 +57,7 @@ GENERATE = [
     (["--data", "LATIN_TEXT", "-s", "de", "-t", "en"], "test.de, line 2: not UTF-8"),
     (["--data", "NOTHING", "-s", "de", "-t", "en"], "has no sentences"),
     (["--data", "CUT_DATA"], "test.de-en.de"),
-    (["--data", "SOURCE_ONLY", "-s", "de", "-t", "en", "--score-reference"], "has no test in en"),
+    (["--data", "SOURCE_ONLY", "-s", "de", "-t", "en", "--score-reference"], "has no text test.en"),
 ]
 INTERACTIVE = [
     (["--batch-size", "8"], "--batch-size has no meaning here"),
