@@ -149,8 +149,10 @@ def evaluation_batches(
     longest_first: bool = False,
     skip_invalid: bool = False,
     one_length: bool = True,
+    leave_out_empty: bool = False,
 ) -> list[numpy.ndarray]:
     """Return batches by the length of the source, which is the same in all of a batch, so that it needs no padding.
+
 
     Args:
         corpus: sentences, with or without translations.
@@ -158,16 +160,18 @@ def evaluation_batches(
         longest_first: begin with the longest.
         skip_invalid: leave out pairs with a side that is empty or too long, with a warning.
         one_length: False fills batches up with sentences of the next length, for models that padding does not disturb.
+        leave_out_empty: leave out pairs with an empty side, with a warning, as `training_batches` does.
 
     Raises:
-        UserError: if there is such a pair, and it is not to be left out.
+        UserError: if a side is too long, and such pairs are not to be left out.
     """
-    valid = _valid(corpus, max_positions)
+    fitting = _valid(corpus, max_positions, shortest=1)
+    valid = _valid(corpus, max_positions, shortest=2 if leave_out_empty or skip_invalid else 1)
+    if not skip_invalid and not fitting.all():
+        complaint = _complaint(corpus, fitting, max_positions)
+        raise UserError(f"{complaint}; --skip-invalid-size-inputs-valid-test leaves them out")
     if not valid.all():
-        complaint = _complaint(corpus, valid, max_positions)
-        if not skip_invalid:
-            raise UserError(f"{complaint}; --skip-invalid-size-inputs-valid-test leaves them out")
-        warnings.warn(f"{complaint}; they are left out", stacklevel=2)
+        warnings.warn(f"{_complaint(corpus, valid, max_positions)}; they are left out", stacklevel=2)
     order = numpy.argsort(corpus.source_sizes, kind="stable")
     order = order[::-1] if longest_first else order
     return _cut(corpus, order[valid[order]], max_tokens, max_sentences, one_length)
@@ -185,9 +189,10 @@ def _sides(corpus: Corpus) -> list[numpy.ndarray]:
     return [corpus.source_sizes] if corpus.target is None else [corpus.source_sizes, corpus.target_sizes]
 
 
-def _valid(corpus: Corpus, max_positions: tuple[int, int]) -> numpy.ndarray:
-    """Return which pairs have words on both sides and are not too long. The end of a sentence is no word."""
-    return numpy.all([(sizes > 1) & (sizes <= most) for sizes, most in zip(_sides(corpus), max_positions)], axis=0)
+def _valid(corpus: Corpus, max_positions: tuple[int, int], shortest: int = 2) -> numpy.ndarray:
+    """Return which pairs have at least `shortest` numbers on both sides and are not too long; one is the end."""
+    sizes = zip(_sides(corpus), max_positions)
+    return numpy.all([(side >= shortest) & (side <= most) for side, most in sizes], axis=0)
 
 
 def _complaint(corpus: Corpus, valid: numpy.ndarray, max_positions: tuple[int, int]) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints of translation models: plain values and tensors, read without running code."""
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ from .dictionary import Dictionary
 from .transformer import Transformer, build_model
 
 VERSION = 1
+
+_OF_FAIRSEQ = (
+    "is a checkpoint of fairseq, whose layers are built otherwise, so that it cannot be converted: "
+    "train a model on the same data folder with train.py, or translate with fairseq"
+)
 
 
 def identity(
@@ -37,12 +43,28 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict:
     Raises:
         UserError: if the file is missing, damaged, something else, or written by a later version.
     """
-    state = checkpoint.load(path, device)
+    try:
+        state = checkpoint.load(path, device)
+    except UserError:
+        if _is_of_fairseq(path):
+            raise UserError(f"{path} {_OF_FAIRSEQ}") from None
+        raise
+    if isinstance(state, dict) and "optimizer_history" in state:
+        raise UserError(f"{path} {_OF_FAIRSEQ}")
     if not isinstance(state, dict) or not {"version", "config", "state_dict"} <= state.keys():
         raise UserError(f"{path} is not a checkpoint of train.py")
     if state["version"] != VERSION:
         raise UserError(f"{path} has format {state['version']}; this program reads format {VERSION}")
     return state
+
+
+def _is_of_fairseq(path: Path) -> bool:
+    """Tell whether a file that cannot be loaded is of fairseq, which keeps its settings as objects of classes."""
+    try:
+        with open(path, "rb") as file:  # the pickle comes first, or early, and holds its strings as they are
+            return b"optimizer_history" in file.read(1 << 24)
+    except OSError:
+        return False
 
 
 def check_data(
@@ -67,6 +89,25 @@ def check_config(state: dict, config: TransformerConfig, path: Path) -> None:
         found = state["config"].get(field)
         if found != value and "dropout" not in field and "spectral" not in field:
             raise UserError(f"{path} is of a model with {field} {found}, not {value}; continue it with the same flags")
+
+
+def check_run(state: dict, args: argparse.Namespace, path: Path) -> None:
+    """Raise UserError unless the run in the checkpoint can go on as the flags say: not with another optimizer, say."""
+    absent = {"args", "updates", "epoch", "schedule", "meter", "optimizer"} - state.keys()
+    if absent:
+        raise UserError(f"{path} has no {min(absent)} to go on with; --finetune-from-model begins with its weights")
+    for name in ("optimizer", "lr_scheduler"):
+        theirs, ours = state["args"].get(name), getattr(args, name)
+        if theirs != ours:
+            raise UserError(
+                f"{path} is of a run with --{name.replace('_', '-')} {theirs}, not {ours}: give the same, "
+                "or begin with its weights alone, --finetune-from-model"
+            )
+    if 0 < args.max_update < state["updates"]:
+        raise UserError(f"{path} has {state['updates']} updates already, --max-update is {args.max_update}")
+    epochs = state["epoch"] if state.get("offset") else state["epoch"] - 1
+    if 0 < args.max_epoch < epochs:
+        raise UserError(f"{path} has {epochs} epochs already, --max-epoch is {args.max_epoch}")
 
 
 def load_model(

@@ -8,6 +8,7 @@ from .positions import PAD
 ARCHITECTURES: Mapping[str, Mapping[str, int]] = {
     "transformer": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
     "transformer_small": {"hidden_size": 256, "filter_size": 1024, "num_layers": 2, "num_heads": 4},
+    "transformer_iwslt_de_en": {"hidden_size": 512, "filter_size": 1024, "num_layers": 6, "num_heads": 4},
     "transformer_base": {"hidden_size": 512, "filter_size": 2048, "num_layers": 6, "num_heads": 8},
     "transformer_big": {"hidden_size": 1024, "filter_size": 4096, "num_layers": 6, "num_heads": 16},
 }
@@ -25,9 +26,13 @@ class TransformerConfig:
     filter_size: int
     """width `f` inside the feed-forward networks"""
     num_layers: int
-    """layers of the encoder, and of the decoder"""
+    """layers of the encoder, and of the decoder, where these do not have numbers of their own"""
     num_heads: int
     """attention heads; divides the width"""
+    encoder_layers: int | None = None
+    """layers of the encoder; None for `num_layers`"""
+    decoder_layers: int | None = None
+    """layers of the decoder; None for `num_layers`"""
     dropout: float = 0.1
     """after the embeddings and after every sublayer"""
     attention_dropout: float = 0.0
@@ -38,6 +43,8 @@ class TransformerConfig:
     """position embeddings: learned, timing (sinusoids) or nopos (none)"""
     share_input_output_embed: bool = False
     """use the table of the target's embeddings as the weight of the output layer"""
+    share_all_embeddings: bool = False
+    """use it for the source as well"""
     rank_scale: float = 0.0
     """ranks and widths of heads as a fraction of the full ones; 0 and 1 are dense"""
     cross_mask: bool = True
@@ -55,6 +62,9 @@ class TransformerConfig:
         for name in ("hidden_size", "filter_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, depth in zip(("encoder_layers", "decoder_layers"), self.depths):
+            if depth < 1:
+                raise ValueError(f"{name} must be at least 1, not {depth}")
         if self.hidden_size < 2:
             raise ValueError("hidden_size must be at least 2: the layer normalization needs a deviation")
         if self.hidden_size % self.num_heads:
@@ -68,6 +78,17 @@ class TransformerConfig:
             raise ValueError(f"rank_scale must be between 0 and 1, not {self.rank_scale}; 0 and 1 are dense")
         if self.max_positions < PAD + 2:
             raise ValueError(f"max_positions must be at least {PAD + 2}, not {self.max_positions}")
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Layers of the encoder and of the decoder."""
+        given = self.encoder_layers, self.decoder_layers
+        return tuple(self.num_layers if depth is None else depth for depth in given)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output layer uses the table of the target's embeddings."""
+        return self.share_input_output_embed or self.share_all_embeddings
 
     @property
     def is_factorized(self) -> bool:
@@ -102,9 +123,14 @@ def architecture(name: str, **overrides) -> TransformerConfig:
 
 def dense_parameter_count(config: TransformerConfig, source_size: int, target_size: int) -> int:
     """Return the number of parameters that the model would have with `rank_scale` 0."""
-    d, layers = config.hidden_size, config.num_layers
-    rows = source_size + target_size + (0 if config.share_input_output_embed else target_size)
-    rows += 2 * config.max_positions if config.position == "learned" else 0
-    in_layers = layers * (12 * d * d + 4 * d * config.filter_size)
-    norms = 10 * d * layers + 4 * d
-    return rows * d + target_size + in_layers + norms
+    d, (encoder, decoder) = config.hidden_size, config.depths
+    tables = [target_size]
+    if not config.share_all_embeddings:
+        tables.append(source_size)
+    if not config.is_tied:
+        tables.append(target_size)
+    rows = sum(tables) + (2 * config.max_positions if config.position == "learned" else 0)
+    attentions = 4 * d * d * (encoder + 2 * decoder)
+    feed_forward = 2 * d * config.filter_size * (encoder + decoder)
+    norms = 2 * d * (2 * encoder + 3 * decoder + 2)
+    return rows * d + target_size + attentions + feed_forward + norms

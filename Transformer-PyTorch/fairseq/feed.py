@@ -103,6 +103,7 @@ class Feed:
             max_sentences=self.args.max_sentences_valid or self.args.max_sentences,
             longest_first=True,
             skip_invalid=self.args.skip_invalid_size_inputs_valid_test,
+            leave_out_empty=True,
             **self._limits,
         )
 

@@ -11,6 +11,7 @@ from lab.record import Record, progress
 Item = TypeVar("Item")
 
 _DECIMALS = {"loss": 3, "nll_loss": 3, "ppl": 2, "wps": 0, "ups": 2, "wpb": 0, "bsz": 1, "gnorm": 3}
+_DECIMALS["bleu"] = 2
 _DECIMALS |= dict.fromkeys(("clip", "oom", "sample_size", "num_updates"), 0)
 
 
@@ -32,23 +33,45 @@ class Log:
     Args:
         form: `tqdm` (a bar, and a line per epoch), `simple` (lines), `json` (lines of JSON) or `none`.
         interval: batches between the lines within an epoch.
+        epochs, updates: how many the run has in all, 0 and None if nobody knows.
+        done: updates made already.
     """
 
-    def __init__(self, record: Record, form: str, interval: int):
-        self.record, self.form, self.interval = record, form, interval
-        self._bar = None
+    def __init__(
+        self,
+        record: Record,
+        form: str,
+        interval: int,
+        *,
+        epochs: int = 0,
+        updates: int | None = None,
+        done: int = 0,
+    ):
+        self.record, self.form, self.interval, self.epochs = record, form, interval, epochs
+        self._bar = progress(None, updates, "", record.is_main) if form == "tqdm" else None
+        if self._bar is not None:  # what has been done before says nothing about the time left
+            self._bar.initial = self._bar.n = self._bar.last_print_n = done
 
-    def follow(self, items: Iterable[Item], total: int, epoch: int) -> Iterator[Item]:
-        """Go through the steps of an epoch, under a bar if there is one."""
-        if self.form != "tqdm":
-            return iter(items)
-        self._bar = progress(items, total, f"epoch {epoch:03d}", self.record.is_main)
-        return iter(self._bar)
+    def follow(self, items: Iterable[Item], epoch: int) -> Iterator[Item]:
+        """Go through the updates of an epoch, and let the bar of the run follow if there is one."""
+        if self._bar is None:
+            yield from items
+            return
+        self._bar.set_description(f"epoch {epoch}/{self.epochs}" if self.epochs else f"epoch {epoch}")
+        for item in items:
+            yield item
+            self._bar.update()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
 
     def wants(self, before: int, batch: int) -> bool:
         """Tell whether to show averages after batch number `batch`, if the last step ended with batch `before`."""
-        interval = 10 if self.form == "tqdm" else self.interval
-        return self.form != "none" and batch // interval > before // interval
+        if self.form == "tqdm":
+            return before == 0 or batch // 10 > before // 10
+        return self.form != "none" and batch // self.interval > before // self.interval
 
     def within(self, epoch: int, batch: int, batches: int, values: dict[str, float]) -> None:
         """Show averages in the middle of an epoch."""

@@ -5,7 +5,8 @@ update and the last finished epoch once more.
 """
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 
 class Schedule:
@@ -24,8 +25,8 @@ class Schedule:
     def after_epoch(self, epoch: int, loss: float | None) -> None:
         """Set the rate after an epoch, counted from 1, and its validation loss, None if there was no validation."""
 
-    def is_warming_up(self, updates: int) -> bool:
-        """Tell whether the rate is still on its way up, so that a small one is no reason to stop."""
+    def is_under_way(self, updates: int) -> bool:
+        """Tell whether the rate is on its way to where it is meant to get, so that a small one is no reason to stop."""
         return False
 
     def state_dict(self) -> dict:
@@ -53,13 +54,54 @@ class InverseSquareRoot(Schedule):
         super().__init__(self.start if warmup else peak)
 
     def after_update(self, updates: int) -> None:
-        if self.is_warming_up(updates):
+        if self.is_under_way(updates):
             self.rate = self.start + updates * (self.peak - self.start) / self.warmup
         else:
             self.rate = self.peak * (max(self.warmup, 1) / updates) ** 0.5
 
-    def is_warming_up(self, updates: int) -> bool:
+    def is_under_way(self, updates: int) -> bool:
         return updates < self.warmup
+
+
+class Decay(Schedule):
+    """Linear warm-up to `peak` over `warmup` updates, then down to `end` at update `total` along a curve.
+
+    Args:
+        peak: highest rate.
+        total: number of updates.
+        curve: maps the share of the way that is left, from 1 to 0, to that of the height, from 1 to 0.
+        warmup: number of updates, 0 for none.
+        end: last rate, which is kept.
+    """
+
+    def __init__(self, peak: float, total: int, curve: Callable[[float], float], warmup: int = 0, end: float = 0.0):
+        self.peak, self.total, self.curve, self.warmup, self.end = peak, total, curve, warmup, end
+        super().__init__(peak)
+        self.after_update(0)
+
+    def after_update(self, updates: int) -> None:
+        if updates < self.warmup:  # of the next update, so that none has the rate 0
+            self.rate = self.peak * (updates + 1) / (self.warmup + 1)
+        else:
+            left = max(self.total - updates, 0) / (self.total - self.warmup)
+            self.rate = self.end + (self.peak - self.end) * self.curve(left)
+
+    def is_under_way(self, updates: int) -> bool:
+        return updates < self.total
+
+
+def cosine(peak: float, total: int, warmup: int = 0, end: float = 0.0) -> Decay:
+    """Return the schedule `end + (peak - end) (1 + cos(pi x)) / 2`, x from 0 to 1 between warm-up and `total`."""
+    return Decay(peak, total, _half_wave, warmup, end)
+
+
+def polynomial(peak: float, total: int, warmup: int = 0, end: float = 0.0, power: float = 1.0) -> Decay:
+    """Return the schedule `end + (peak - end) (1 - x)^power`, x from 0 to 1 between warm-up and `total`."""
+    return Decay(peak, total, lambda left: left**power, warmup, end)
+
+
+def _half_wave(left: float) -> float:
+    return (1 - math.cos(math.pi * left)) / 2
 
 
 class Fixed(Schedule):
@@ -95,9 +137,15 @@ class ReduceOnPlateau(Schedule):
         return {"rate": self.rate, "best": self.best}
 
 
+def _end(args: argparse.Namespace) -> tuple[float, int, int, float]:
+    return args.lr[0], args.total_num_update or args.max_update, args.warmup_updates, args.end_learning_rate
+
+
 SCHEDULES = {
+    "cosine": lambda args: cosine(*_end(args)),
     "fixed": lambda args: Fixed(args.lr, args.force_anneal, args.lr_shrink),
     "inverse_sqrt": lambda args: InverseSquareRoot(args.lr[0], args.warmup_updates, args.warmup_init_lr),
+    "polynomial_decay": lambda args: polynomial(*_end(args), args.power),
     "reduce_lr_on_plateau": lambda args: ReduceOnPlateau(args.lr[0], args.lr_shrink),
 }
 

@@ -28,12 +28,24 @@ _READ_EVERY = 50  # updates between two looks at the loss, which may not be fini
 
 
 class Loss(NamedTuple):
-    """Averages over target tokens, in bits."""
+    """How well a model does on some data: averages over target tokens, in bits, and perhaps BLEU."""
 
     loss: float
     """the objective, that is with label smoothing"""
     nll: float
     """negative log-likelihood"""
+    bleu: float | None = None
+    """BLEU of the translations, 0 to 100, if there are any"""
+
+    @classmethod
+    def of(cls, values: dict) -> "Loss":
+        """Return what has these `values`."""
+        return cls(values["loss"], values["nll_loss"], values.get("bleu"))
+
+    def values(self) -> dict[str, float]:
+        """Return all that is known by the names under which it is logged."""
+        values = {"loss": self.loss, "nll_loss": self.nll, "ppl": self.perplexity}
+        return values if self.bleu is None else {**values, "bleu": self.bleu}
 
     @property
     def perplexity(self) -> float:

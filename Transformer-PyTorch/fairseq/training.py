@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from lab import checkpoint
+from lab.cli import UserError
 from lab.devices import Computing
 from lab.record import Record, find_checkpoint, is_in, open_folder, plain
 
@@ -13,16 +14,24 @@ from . import optimization, schedule
 from .config import TransformerConfig, dense_parameter_count
 from .diagnostics import diagnostics
 from .feed import Feed, load_data
+from .keeping import AVERAGE, FILES, LAST, Keeper, last_epochs
 from .log import Log, form_of
 from .trainer import Loss, Meter, Trainer
 from .transformer import build_model
-
-LAST, BEST, AVERAGE = "checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_avg.pt"
-FILES = ("checkpoint*.pt",)
+from .validation import METRICS, Validation
 
 # What may differ between the parts of a run: how long it is, what it shows and keeps, where it runs.
-_FREE = ("max_epoch", "max_update", "data", "device_id", "cpu", "dump", "log_interval", "log_format", "no_progress_bar")
-_FREE += ("save_interval", "no_epoch_checkpoints", "average_last", "no_save", "distributed_world_size")
+_FREE = ("max_epoch", "max_update", "patience", "data", "device_id", "cpu", "dump", "no_progress_bar", "log_interval")
+_FREE += (
+    "log_format",
+    "save_interval",
+    "save_interval_updates",
+    "keep_last_epochs",
+    "keep_interval_updates",
+    "no_save",
+)
+_FREE += ("no_epoch_checkpoints", "average_last", "distributed_world_size", "eval_bleu_print_samples", "fp16", "bf16")
+_FREE += ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
 
 
 def train(args: argparse.Namespace, config: TransformerConfig, computing: Computing) -> None:
@@ -35,6 +44,9 @@ def train(args: argparse.Namespace, config: TransformerConfig, computing: Comput
         RunError: if the loss is not finite.
     """
     data = load_data(args)
+    if config.share_all_embeddings and data.dictionaries[0].identity() != data.dictionaries[1].identity():
+        raise UserError("--share-all-embeddings needs one dictionary for both languages: preprocess.py's with "
+                        "--joined-dictionary")  # fmt: skip
     model = computing.place(build_model(config, *map(len, data.dictionaries)))
     steps = optimization.build(args, model)
     options = {"smoothing": args.label_smoothing, "clip_norm": args.clip_norm, "seed": args.seed}
@@ -44,26 +56,38 @@ def train(args: argparse.Namespace, config: TransformerConfig, computing: Comput
     folder: Path = args.save_dir
     request = "" if args.overwrite and args.resume == "auto" else args.resume
     source = computing.on_main(lambda: find_checkpoint(args, folder, LAST, FILES, request, _FREE))
-    state = {}
+    state: dict = {}
+    if begun := source or args.finetune_from_model:
+        loaded = translation_checkpoint.load(begun, computing.device)
+        translation_checkpoint.check_data(loaded, data.languages, data.dictionaries, begun)
+        checkpoint.load_weights(model, loaded, begun)
+        translation_checkpoint.check_config(loaded, config, begun)
     if source:
-        state = translation_checkpoint.load(source, computing.device)
-        translation_checkpoint.check_data(state, data.languages, data.dictionaries, source)
+        state = loaded
+        translation_checkpoint.check_run(state, args, source)
         trainer.load_state_dict(state, source)
-        translation_checkpoint.check_config(state, config, source)
     else:
         update = next(feed.updates(feed.batches(1), 0))
         trainer.rehearse(update.share, **update.counts)
+    run = Run(args, feed, trainer, state)
+    if source and not is_in(source, folder) and run.is_over():
+        raise UserError(f"{source} has {trainer.updates} updates: with these flags there is nothing left to train")
+
     computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
     record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
-    run = Run(args, feed, trainer, record, state)
-    for line in [*run.describe(), *steps.description, *([f"| continuing {source}"] if source else [])]:
+    run.open(record)
+    for line in [
+        *run.describe(),
+        *steps.description,
+        *([f"| {'continuing' if source else 'from'} {begun}"] * bool(begun)),
+    ]:
         record.line(line)
     run.go()
     record.close()
 
 
 class Run:
-    """A run in progress.
+    """A run in progress; `open` it before it goes.
 
     Args:
         state: what a checkpoint holds, to go on from there.
@@ -71,40 +95,55 @@ class Run:
     Attributes:
         epoch: present one, counted from 1.
         offset: batches of it that are done.
-        best: the epoch with the lowest validation loss: its number, `loss` and `nll_loss`. Empty before the first.
-        temporary: epochs whose checkpoints are kept only until they are averaged.
+        best: the best epoch: its number, `loss`, `nll_loss` and, where there is one, `bleu`. Empty before the first.
+        waiting: validations since that.
+        keeper: decides on checkpoints beside the last.
         metrics: diagnostics of the present epoch.
     """
 
-    def __init__(self, args: argparse.Namespace, feed: Feed, trainer: Trainer, record: Record, state: dict):
-        self.args, self.feed, self.trainer, self.record = args, feed, trainer, record
+    def __init__(self, args: argparse.Namespace, feed: Feed, trainer: Trainer, state: dict):
+        self.args, self.feed, self.trainer = args, feed, trainer
         self.computing, self.data, self.config = trainer.computing, feed.data, trainer.model.config
         self.folder: Path = args.save_dir
-        form = self.computing.on_main(lambda: form_of(args))  # all processes take part in what a line needs
-        self.log = Log(record, form, args.log_interval)
+        self.validate = Validation(args, feed, trainer)
         self.epoch, self.offset = state.get("epoch", 1), state.get("offset", 0)
         self.best: dict = state.get("best", {})
-        self.temporary: list[int] = state.get("temporary", [])
+        self.waiting: int = state.get("waiting", 0)
+        self.keeper = Keeper(args, state.get("keeper", {}))
         self.metrics: dict = state.get("metrics", {})
+        self._size = args.update_freq * self.computing.world_size  # batches of an update
+
+    def open(self, record: Record) -> None:
+        """Let the run write to `record`."""
+        form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
+        epochs, updates = self.args.max_epoch, self.args.max_update
+        limits = [epochs * math.ceil(len(self.feed.batches(1)) / self._size)] if epochs else []
+        total = min([*limits, *([updates] if updates else [])], default=None)
+        self.record = record
+        self.log = Log(record, form, self.args.log_interval, epochs=epochs, updates=total, done=self.trainer.updates)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     def go(self) -> None:
         """Train to the end and write the results."""
         valid = None
-        while not self._is_over():
+        while not self.is_over():
             valid = self._train_epoch()
+        self.log.close()
         if self.args.average_last and self.computing.is_main:
-            paths = self._last_epochs() or [self.folder / LAST]
+            finished = self.epoch if self.offset else self.epoch - 1  # later ones are of a part that was not continued
+            paths = last_epochs(self.folder, self.args.average_last, finished) or [self.folder / LAST]
             checkpoint.save(self.folder / AVERAGE, translation_checkpoint.average(paths))
             self.record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
         self.record.line(f"| done training in {self.record.seconds:.1f} seconds")
-        self.record.results(self._results(valid or self._validate()))
+        self.record.results(self._results(valid or self.validate()))
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Tell whether the run has done all that the flags ask for."""
         args, trainer = self.args, self.trainer
-        slow = trainer.updates and trainer.lr <= args.min_lr and not trainer.schedule.is_warming_up(trainer.updates)
-        return bool(0 < args.max_update <= trainer.updates or 0 < args.max_epoch < self.epoch or slow)
+        slow = trainer.updates and trainer.lr <= args.min_lr and not trainer.schedule.is_under_way(trainer.updates)
+        done = 0 < args.max_update <= trainer.updates or 0 < args.max_epoch < self.epoch
+        return bool(done or slow or 0 < args.patience <= self.waiting)
 
     def _train_epoch(self) -> dict[str, Loss] | None:
         """Train to the end of the epoch or of the run; return the losses if this ended with a validation."""
@@ -118,17 +157,17 @@ class Run:
         averages = self._averages()
         self.log.after(epoch, averages)
 
-        valid = self._validate() if epoch % self.args.validate_interval == 0 else None
+        valid = self.validate() if epoch % self.args.validate_interval == 0 else None
         if self.offset == len(batches):
             trainer.schedule.after_epoch(epoch, next(iter(valid.values())).loss if valid else None)
             self.epoch, self.offset = epoch + 1, 0
-        if valid is None and self._is_over():
-            valid = self._validate()
+        if valid is None and self.is_over():
+            valid = self.validate()
 
         scalars = self.metrics | {"train/loss": averages["loss"], "train/nll_loss": averages["nll_loss"]}
         for subset, loss in (valid or {}).items():
-            scalars |= {f"{subset}/loss": loss.loss, f"{subset}/nll_loss": loss.nll}
-            values = {"valid_loss": loss.loss, "valid_nll_loss": loss.nll, "valid_ppl": loss.perplexity}
+            scalars |= {f"{subset}/{name}": value for name, value in loss.values().items() if name != "ppl"}
+            values = {f"valid_{name}": value for name, value in loss.values().items()}
             self.log.after(epoch, {**values, "num_updates": trainer.updates}, subset)
         self.record.scalars(scalars, epoch)
         if valid:
@@ -137,9 +176,8 @@ class Run:
 
     def _make_updates(self, batches: list) -> None:
         """Train on the rest of the epoch's `batches`, or until the run has as many updates as it shall."""
-        args, trainer, epoch = self.args, self.trainer, self.epoch
-        total = math.ceil((len(batches) - self.offset) / (args.update_freq * self.computing.world_size))
-        for update in self.log.follow(self.feed.updates(batches, self.offset), total, epoch):
+        trainer, epoch = self.trainer, self.epoch
+        for update in self.log.follow(self.feed.updates(batches, self.offset), epoch):
             done, made = self.offset, trainer.updates
             trainer.step(update.share, **update.counts)
             self.offset = update.end
@@ -147,51 +185,29 @@ class Run:
                 continue
             if self.log.wants(done, update.end):
                 self.log.within(epoch, update.end, len(batches), self._averages())
-            if args.save_interval > 0 and trainer.updates % args.save_interval == 0:
+            if self.keeper.wants(trainer.updates):
                 trainer.meter.read(f"epoch {epoch}")  # no checkpoint of a run that has gone wrong
-                self._save([] if args.no_epoch_checkpoints else [f"checkpoint{epoch}_{update.end}.pt"])
-            if trainer.updates == args.max_update:
+                self._save(*self.keeper.within_epoch(epoch, update.end))
+            if trainer.updates == self.args.max_update:
                 return
 
     def _averages(self) -> dict[str, float]:
         averages = self.trainer.meter.read(f"epoch {self.epoch}")
         return {**averages, "num_updates": self.trainer.updates, "lr": self.trainer.lr}
 
-    def _validate(self) -> dict[str, Loss]:
-        losses = {}
-        for subset, corpus in self.data.valid.items():
-            share, counts = self.feed.validation(corpus)
-            losses[subset] = self.trainer.evaluate(share, counts["tokens"], counts["samples"])
-        return losses
-
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _keep(self, epoch: int, valid: Loss) -> None:
         """Save what an epoch has led to."""
-        names = []
-        if not self.best or valid.loss < self.best["loss"]:
-            self.best = {"epoch": epoch, "loss": valid.loss, "nll_loss": valid.nll}
-            names.append(BEST)
-        last = self.args.average_last
-        if last or not self.args.no_epoch_checkpoints:
-            names.append(f"checkpoint{epoch}.pt")
-        outdated = []
-        if last and self.args.no_epoch_checkpoints:
-            self.temporary.append(epoch)
-            outdated, self.temporary = self.temporary[:-last], self.temporary[-last:]
-        self._save(names)
-        if self.computing.is_main:
-            for number in outdated:
-                (self.folder / f"checkpoint{number}.pt").unlink(missing_ok=True)
+        metric = self.args.best_checkpoint_metric
+        is_best = not self.best or METRICS[metric](valid) < METRICS[metric](Loss.of(self.best))
+        self.waiting = 0 if is_best else self.waiting + 1
+        if is_best:
+            self.best = {"epoch": epoch, **valid.values()}
+            del self.best["ppl"]
+        self._save(*self.keeper.after_epoch(epoch, is_best))
 
-    def _last_epochs(self) -> list[Path]:
-        """Return the checkpoints of the last epochs that are to be averaged, in order."""
-        numbers = (path.stem.removeprefix("checkpoint") for path in self.folder.glob("checkpoint*.pt"))
-        finished = self.epoch if self.offset else self.epoch - 1  # later ones are of a part that was not continued
-        numbers = sorted(int(n) for n in numbers if n.isdecimal() and int(n) <= finished)
-        return [self.folder / f"checkpoint{n}.pt" for n in numbers[-self.args.average_last :]]
-
-    def _save(self, names: list[str]) -> None:
+    def _save(self, names: list[str], outdated: list[str]) -> None:
         """Write checkpoints, `LAST` after all others, so that an interruption repeats what led to them."""
         trained = self.trainer.state_dict()  # all processes take part
         if self.args.no_save or not self.computing.is_main:
@@ -203,12 +219,18 @@ class Run:
             "epoch": self.epoch,
             "offset": self.offset,
             "best": self.best,
-            "temporary": self.temporary,
+            "waiting": self.waiting,
+            "keeper": self.keeper.state_dict(),
             "metrics": self.metrics,
             "seconds": self.record.seconds,
         }
-        for name in [*names, LAST]:
+        for name in names:
             checkpoint.save(self.folder / name, state)
+        for name in outdated:
+            (self.folder / name).unlink(missing_ok=True)
+        checkpoint.save(self.folder / LAST, state)
+
+    # -- words -------------------------------------------------------------------------------------------------------
 
     def describe(self) -> list[str]:
         """Return lines about the data, the model and how it is trained."""
@@ -234,9 +256,11 @@ class Run:
     def _results(self, valid: dict[str, Loss]) -> dict:
         original, parameters = self._parameter_counts()
         final = next(iter(valid.values()))
+        bleu = {"final validation BLEU": final.bleu, "best validation BLEU": self.best.get("bleu", final.bleu)}
         return {
             "final validation loss": final.nll,
             "best validation loss": self.best.get("nll_loss", final.nll),
+            **(bleu if final.bleu is not None else {}),
             "best epoch": self.best.get("epoch", self.epoch),
             "updates": self.trainer.updates,
             "original parameter count": original,

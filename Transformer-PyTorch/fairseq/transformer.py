@@ -108,7 +108,7 @@ class Encoder(nn.Module):
     def __init__(self, config: TransformerConfig, vocabulary: int):
         super().__init__()
         self.embedder = _embedder(config, vocabulary)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depths[0]))
         self.norm = LayerNorm(config.hidden_size)
 
     def forward(self, source: Tensor, padding: Tensor) -> Tensor:
@@ -126,9 +126,9 @@ class Decoder(nn.Module):
     def __init__(self, config: TransformerConfig, vocabulary: int):
         super().__init__()
         self.embedder = _embedder(config, vocabulary)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.depths[1]))
         self.norm = LayerNorm(config.hidden_size)
-        if config.share_input_output_embed:
+        if config.is_tied:
             self.output = None
             self.output_bias = nn.Parameter(torch.empty(vocabulary))
         else:
@@ -263,7 +263,12 @@ def build_model(config: TransformerConfig, source_size: int, target_size: int) -
 
     Args:
         source_size, target_size: number of symbols of the vocabularies, the reserved ones included.
+
+    Raises:
+        ValueError: if they are to share their embeddings and differ.
     """
+    if config.share_all_embeddings and source_size != target_size:
+        raise ValueError(f"vocabularies of {source_size} and {target_size} symbols cannot share their embeddings")
     model = Transformer(config, source_size, target_size)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
@@ -271,13 +276,14 @@ def build_model(config: TransformerConfig, source_size: int, target_size: int) -
         elif isinstance(module, (nn.Linear, QueryKey, OutputValue)):
             for parameter in module.parameters():
                 _uniform(parameter)
-    if config.share_input_output_embed:
+    if config.is_tied:
         _uniform(model.decoder.output_bias, a=-(config.hidden_size**-0.5), b=config.hidden_size**-0.5)
     if config.is_factorized:
         options = {"rank_scale": config.rank_scale, "spectral": config.spectral}
-        tied = config.share_input_output_embed
-        factorize(model, include=_LINEAR[:1] if tied else _LINEAR, init=_uniform, **options)
+        factorize(model, include=_LINEAR[:1] if config.is_tied else _LINEAR, init=_uniform, **options)
         factorize(model, include=_EMBEDDINGS, init=_normal, embeddings=True, **options)
+    if config.share_all_embeddings:  # once the table is what it will be, so that both sides have the same one
+        model.encoder.embedder.tokens = model.decoder.embedder.tokens
     for module in model.modules():
         balanced = {QueryKey: config.spectral_quekey, OutputValue: config.spectral_outval}
         if balanced.get(type(module), False):

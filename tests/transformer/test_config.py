@@ -43,6 +43,7 @@ def test_presets_and_overrides():
     assert sizes == {
         "transformer": (256, 1024, 2, 4),
         "transformer_small": (256, 1024, 2, 4),
+        "transformer_iwslt_de_en": (512, 1024, 6, 4),
         "transformer_base": (512, 2048, 6, 8),
         "transformer_big": (1024, 4096, 6, 16),
     }

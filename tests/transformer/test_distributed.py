@@ -7,7 +7,8 @@ from paper.figures import scalars
 from tests import processes
 from tests.transformer import tiny
 
-FLAGS = "--dropout 0 --relu-dropout 0 --rank-scale 0.5 --wd2fd --wd2fd-outval --weight-decay 1e-3 --save-interval 2"
+FLAGS = "--dropout 0 --relu-dropout 0 --rank-scale 0.5 --wd2fd --wd2fd-outval --weight-decay 1e-3"
+FLAGS += " --save-interval-updates 2"
 
 
 def torchrun(data, folder, flags):

@@ -81,3 +81,25 @@ def test_no_factor_is_stored_twice():
 def test_tied_output_has_the_count_of_one_table():
     tied, untied = (built("transformer_small", share_input_output_embed=tied, rank_scale=0.5) for tied in (True, False))
     assert count(untied) - count(tied) == 128 * (6632 + 256)
+
+
+@pytest.mark.parametrize("rank_scale", [0, 0.5])
+def test_one_table_for_both_languages_and_the_output(rank_scale):
+    sizes, options = (6632, 6632), {"rank_scale": rank_scale}
+    shared = built("transformer_small", sizes, share_all_embeddings=True, **options)
+    table = 6632 * 256 if rank_scale == 0 else 128 * (6632 + 256)
+    assert count(built("transformer_small", sizes, **options)) - count(shared) == 2 * table
+    dense = dense_parameter_count(architecture("transformer_small", share_all_embeddings=True, **options), *sizes)
+    assert dense == count(built("transformer_small", sizes, share_all_embeddings=True))
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(3, None), (None, 1), (4, 2)])
+def test_depths_of_their_own(encoder, decoder):
+    """An encoder layer has one attention and two norms, a decoder layer twice that and three."""
+    options = {"encoder_layers": encoder, "decoder_layers": decoder}
+    model, equal = built("transformer_small", **options), built("transformer_small")
+    layers = {"encoder": 4 * 256**2 + 2 * 256 * 1024 + 4 * 256, "decoder": 8 * 256**2 + 2 * 256 * 1024 + 6 * 256}
+    more = {"encoder": (encoder or 2) - 2, "decoder": (decoder or 2) - 2}
+    assert count(model) - count(equal) == sum(more[side] * size for side, size in layers.items())
+    assert dense_parameter_count(architecture("transformer_small", **options), *SIZES) == count(model)
+    assert (len(model.encoder.layers), len(model.decoder.layers)) == (encoder or 2, decoder or 2)

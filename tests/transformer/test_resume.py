@@ -14,7 +14,8 @@ from lab.cli import UserError
 from paper.figures import scalars
 from tests.transformer import tiny
 
-FLAGS = "--max-epoch 3 --save-interval 3 --weight-decay 1e-3"  # an epoch has five updates
+FLAGS = "--max-epoch 3 --save-interval-updates 3 --weight-decay 1e-3"  # an epoch has five updates
+LONG = f"{FLAGS} --save-interval-updates 1 --max-epoch 8"
 
 
 class Stop(Exception):
@@ -29,7 +30,7 @@ def assert_same_run(folder, whole):
         for name, value in state.items():
             assert torch.equal(torch.as_tensor(ours["optimizer"]["state"][number][name]), torch.as_tensor(value))
     assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
-    for name in ("updates", "epoch", "offset", "best", "schedule", "meter", "metrics"):
+    for name in ("updates", "epoch", "offset", "best", "waiting", "keeper", "schedule", "meter", "metrics"):
         assert ours[name] == theirs[name], name
     free = {"seconds": 0, "revision": ""}
     assert {**tiny.results(folder), **free} == {**tiny.results(whole), **free}
@@ -74,10 +75,14 @@ def test_every_combination_of_decay(data, tmp_path, monkeypatch, decay):
     [
         ("--optimizer adam --lr 0.01 --lr-scheduler fixed --fa 1", 8),
         ("--optimizer sgd --lr 0.05 --lr-scheduler reduce_lr_on_plateau --lr-shrink 0.5", 11),
-        ("--optimizer adagrad --lr 0.1 --update-freq 2 --save-interval 1", 5),
+        ("--optimizer adagrad --lr 0.1 --update-freq 2 --save-interval-updates 1", 5),
         ("--sample-without-replacement 4 --curriculum 1 --sentence-avg", 8),
         ("--amp bf16 --no-epoch-checkpoints --share-input-output-embed", 6),
         ("--validate-interval 2 --position timing", 10),
+        ("--max-update 14 --optimizer adam --lr 0.01 --lr-scheduler cosine --warmup-updates 3 --encoder-layers 2", 8),
+        ("--lr-scheduler polynomial_decay --total-num-update 20 --power 2 --end-learning-rate 0.01", 12),
+        ("--eval-bleu --best-checkpoint-metric bleu --patience 2 --max-epoch 5 --keep-last-epochs 1", 8),
+        ("--keep-interval-updates 1 --rank-scale 0.5 --spectral --share-all-embeddings --wd2fd", 11),
     ],
 )
 def test_every_kind_of_state(data, tmp_path, monkeypatch, flags, update):
@@ -87,7 +92,7 @@ def test_every_kind_of_state(data, tmp_path, monkeypatch, flags, update):
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     """A run that was never stopped."""
-    return tiny.train(data, tmp_path_factory.mktemp("whole") / "run", f"{FLAGS} --save-interval 1 --max-epoch 8")
+    return tiny.train(data, tmp_path_factory.mktemp("whole") / "run", LONG)
 
 
 def test_a_killed_run_ends_as_the_whole_run(data, tmp_path, whole):
@@ -109,7 +114,7 @@ def test_a_killed_run_ends_as_the_whole_run(data, tmp_path, whole):
         process.kill()
         kills += process.wait() == -9
     assert kills
-    tiny.train(data, folder, f"{FLAGS} --save-interval 1 --max-epoch 8")
+    tiny.train(data, folder, LONG)
     assert_same_run(folder, whole)
 
 
@@ -197,7 +202,7 @@ def test_overwrite_starts_afresh(data, tmp_path):
 def test_a_checkpoint_continues_in_another_folder(data, tmp_path, whole):
     """All that matters is in the file."""
     middle = whole / "checkpoint4_2.pt"
-    flags = f"{FLAGS} --save-interval 1 --max-epoch 8 --restore-file {middle}"
+    flags = f"{LONG} --restore-file {middle}"
     folder = tiny.train(data, tmp_path / "run", flags)
     ours, theirs = tiny.checkpoint(folder), tiny.checkpoint(whole)
     assert ours["updates"] == theirs["updates"]
@@ -215,7 +220,7 @@ def test_a_named_checkpoint_of_the_folder(data, tmp_path):
 def test_other_arguments_are_refused(data, whole):
     before = {path: path.read_bytes() for path in whole.iterdir()}
     with pytest.raises(UserError, match="weight_decay 0.001, not 0.5: give the same arguments to continue it"):
-        tiny.train(data, whole, f"{FLAGS} --save-interval 1 --max-epoch 8 --weight-decay 0.5")
+        tiny.train(data, whole, f"{LONG} --weight-decay 0.5")
     assert {path: path.read_bytes() for path in whole.iterdir()} == before
 
 
@@ -227,5 +232,5 @@ def test_another_seed_is_another_run(data, tmp_path):
 
 def test_the_program_remembers_nothing(data, tmp_path, whole):
     """The same run again in the same process."""
-    again = tiny.train(data, tmp_path / "run", f"{FLAGS} --save-interval 1 --max-epoch 8")
+    again = tiny.train(data, tmp_path / "run", LONG)
     assert_same_run(again, whole)

@@ -1,9 +1,10 @@
 """Learning rates against published values."""
 
 import argparse
+import math
 
 import pytest
-from fairseq.schedule import Fixed, InverseSquareRoot, ReduceOnPlateau, build
+from fairseq.schedule import Fixed, InverseSquareRoot, ReduceOnPlateau, build, cosine, polynomial
 
 
 def after(schedule, updates):
@@ -23,7 +24,7 @@ def test_linear_warm_up():
     assert schedule.rate == 1e-7
     assert after(schedule, 1) == pytest.approx(6.25999750e-5)
     assert after(schedule, 2000) == pytest.approx(0.12500005)
-    assert [schedule.is_warming_up(n) for n in (0, 3999, 4000)] == [True, True, False]
+    assert [schedule.is_under_way(n) for n in (0, 3999, 4000)] == [True, True, False]
     schedule.after_epoch(3, 1.0)
     assert schedule.rate == pytest.approx(0.12500005)
 
@@ -80,3 +81,23 @@ def test_a_continued_schedule_is_where_it_was(name):
         other.after_update(7)
         other.after_epoch(7, 4.5)
     assert continued.rate == schedule.rate
+
+
+@pytest.mark.parametrize("kind", ["cosine", "polynomial"])
+def test_a_way_down_to_an_end(kind):
+    """Warm-up that ends at the peak, the curve by its formula, and the last rate for ever."""
+    schedule = cosine(0.5, 100, 20, 0.1) if kind == "cosine" else polynomial(0.5, 100, 20, 0.1, power=2)
+    assert schedule.rate == pytest.approx(0.5 / 21)
+    assert after(schedule, 10) == pytest.approx(0.5 * 11 / 21)
+    assert after(schedule, 20) == 0.5
+    for n in (20, 21, 60, 99, 100):
+        x = (n - 20) / 80
+        shape = (1 + math.cos(math.pi * x)) / 2 if kind == "cosine" else (1 - x) ** 2
+        assert after(schedule, n) == pytest.approx(0.1 + 0.4 * shape)
+    assert after(schedule, 150) == 0.1
+    assert [schedule.is_under_way(n) for n in (0, 50, 99, 100)] == [True, True, True, False]
+
+
+def test_a_way_down_without_warm_up_begins_at_the_peak():
+    assert cosine(0.5, 10).rate == 0.5
+    assert [after(polynomial(1.0, 4), n) for n in range(5)] == [1, 0.75, 0.5, 0.25, 0]

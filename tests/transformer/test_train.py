@@ -129,12 +129,12 @@ def test_checkpoints_are_plain_and_say_what_they_are(done):
 
 
 def test_no_epoch_checkpoints(data, tmp_path):
-    run = tiny.train(data, tmp_path / "run", "--no-epoch-checkpoints --save-interval 2")
+    run = tiny.train(data, tmp_path / "run", "--no-epoch-checkpoints --save-interval-updates 2")
     assert {p.name for p in run.glob("*.pt")} == {"checkpoint_last.pt", "checkpoint_best.pt"}
 
 
 def test_save_interval(data, tmp_path):
-    run = tiny.train(data, tmp_path / "run", "--save-interval 2 --max-epoch 1")
+    run = tiny.train(data, tmp_path / "run", "--save-interval-updates 2 --max-epoch 1")
     names = {"checkpoint1_2.pt", "checkpoint1_4.pt", "checkpoint1.pt", "checkpoint_last.pt", "checkpoint_best.pt"}
     assert {p.name for p in run.glob("*.pt")} == names
     assert tiny.checkpoint(run, "checkpoint1_4.pt")["offset"] == 4

@@ -1,5 +1,6 @@
 """A mistake of the user's is one line that says what is wrong and what would be right; nothing on disk is changed."""
 
+import argparse
 import pickle
 import shutil
 import subprocess
@@ -37,7 +38,82 @@ TRAIN = {
     "empty batches": ("data-bin --arch transformer --max-tokens 0", "--max-tokens", "at least 1, not 0"),
     "tokens that are no number": ("data-bin --arch transformer --max-tokens many", "an integer at least 1, not many"),
     "unknown optimizer": ("data-bin --arch transformer --optimizer lion", "lion", "nag"),
-    "unknown schedule": ("data-bin --arch transformer --lr-scheduler cosine", "cosine", "inverse_sqrt"),
+    "unknown schedule": ("data-bin --arch transformer --lr-scheduler tri_stage", "tri_stage", "inverse_sqrt"),
+    "schedule without an end": ("data-bin --arch transformer --lr-scheduler cosine", "cosine", "give --max-update N"),
+    "schedule of nothing but warm-up": (
+        "data-bin --arch transformer --lr-scheduler polynomial_decay --max-update 4000",
+        "--warmup-updates 4000", "below",
+    ),
+    "limit on files that are not kept": (
+        "data-bin --arch transformer --keep-last-epochs 2 --no-epoch-checkpoints", "give only one",
+    ),
+    "every zeroth epoch": ("data-bin --arch transformer --save-interval 0", "--save-interval", "at least 1, not 0"),
+    "part of a start": (
+        "data-bin --arch transformer --restore-file text.pt --reset-meters",
+        "--reset-meters alone", "--reset-optimizer",
+    ),
+    "start from nothing": (
+        "data-bin --arch transformer --reset-optimizer", "--reset-optimizer needs", "--finetune-from-model FILE",
+    ),
+    "start from the run itself": (
+        "data-bin --arch transformer --save-dir run --restore-file checkpoint1.pt --reset-optimizer", "use another",
+    ),
+    "two beginnings": (
+        "data-bin --arch transformer --resume text.pt --finetune-from-model text.pt", "give only one",
+    ),
+    "start from a text": (
+        f"data-bin {tiny.MODEL} --finetune-from-model text.pt", "text.pt is not a readable checkpoint",
+    ),
+    "start from another size": (
+        "data-bin --arch transformer --finetune-from-model run/checkpoint1.pt", "another network",
+    ),
+    "momentum for Adam": (
+        f"data-bin {tiny.BASE} --optimizer adam --resume run/checkpoint1.pt",
+        "run/checkpoint1.pt is of a run with --optimizer nag, not adam", "--finetune-from-model",
+    ),
+    "momentum for Adagrad": (
+        f"data-bin {tiny.BASE} --optimizer adagrad --resume run/checkpoint1.pt", "--optimizer nag, not adagrad",
+    ),
+    "state of another schedule": (
+        f"data-bin {tiny.BASE} --lr-scheduler fixed --resume run/checkpoint1.pt",
+        "--lr-scheduler inverse_sqrt, not fixed",
+    ),
+    "fewer updates than there were": (
+        f"data-bin {tiny.BASE} --max-update 3 --resume run/checkpoint1.pt", "has 5 updates already, --max-update is 3",
+    ),
+    "as many updates as there were": (
+        f"data-bin {tiny.BASE} --max-update 5 --resume run/checkpoint1.pt", "there is nothing left to train",
+    ),
+    "a shorter run of the folder": (
+        f"data-bin {tiny.BASE} --max-update 2 --save-dir run", "has 5 updates already, --max-update is 2",
+    ),
+    "weights without a run": (f"data-bin {tiny.BASE} --resume bare.pt", "bare.pt has no", "--finetune-from-model"),
+    "checkpoint of fairseq": (f"data-bin {tiny.BASE} --resume fairseq.pt", "fairseq.pt is a checkpoint of fairseq"),
+    "old checkpoint of fairseq": (
+        f"data-bin {tiny.BASE} --finetune-from-model old.pt", "old.pt is a checkpoint of fairseq",
+    ),
+    "embeddings of two vocabularies": (
+        f"odd-data {tiny.MODEL} --share-all-embeddings",
+        "--share-all-embeddings needs one dictionary", "--joined-dictionary",
+    ),
+    "BLEU that nobody computes": (
+        "data-bin --arch transformer --best-checkpoint-metric bleu", "--best-checkpoint-metric bleu needs --eval-bleu",
+    ),
+    "BLEU's settings without BLEU": (
+        "data-bin --arch transformer --eval-bleu-remove-bpe", "no effect without --eval-bleu",
+    ),
+    "the highest loss": (
+        "data-bin --arch transformer --maximize-best-checkpoint-metric", "the best loss is the lowest",
+    ),
+    "settings of BLEU that are no JSON": (
+        "data-bin --arch transformer --eval-bleu --eval-bleu-args beam=5", "--eval-bleu-args", "must be JSON", "beam=5",
+    ),
+    "unknown settings of BLEU": (
+        'data-bin --arch transformer --eval-bleu --eval-bleu-args {"width":5}', "has width; it knows beam, lenpen",
+    ),
+    "half a beam": ('data-bin --arch transformer --eval-bleu --eval-bleu-args {"beam":0.5}', "at least 1, not 0.5"),
+    "two precisions": ("data-bin --arch transformer --fp16 --amp bf16", "--fp16 contradicts --amp bf16"),
+    "another task": ("data-bin --arch transformer --task language_modeling", "--task", "translation"),
     "unknown criterion": ("data-bin --arch transformer --criterion mse", "mse", "cross_entropy"),
     "smoothing without its criterion": ("data-bin --arch transformer --label-smoothing 0.1", "label_smoothed_cross"),
     "too much smoothing": ("data-bin --arch transformer --label-smoothing 2", "at most 1, not 2"),
@@ -66,6 +142,10 @@ TRAIN = {
     "checkpoint of another size": ("data-bin --arch transformer --resume run/checkpoint1.pt", "another network"),
     "checkpoint with other heads": (
         f"data-bin {tiny.MODEL} --num-heads 4 --resume run/checkpoint1.pt", "a model with num_heads 2, not 4",
+    ),
+    "start from the other direction": (
+        f"data-bin {tiny.MODEL} -s en -t de --finetune-from-model run/checkpoint1.pt",
+        "translates de to en, not en to de",
     ),
     "checkpoint of the other direction": (
         f"data-bin {tiny.MODEL} -s en -t de --resume run/checkpoint1.pt", "translates de to en, not en to de",
@@ -118,11 +198,19 @@ def world(tmp_path_factory) -> Path:
     binary.write_bytes(binary.read_bytes()[:100])
     (world / "foreign-dictionary" / "dict.de.txt").write_text("a 5\nb 4\n")
 
+    odd = shutil.copytree(data, world / "odd-data")
+    (odd / "dict.de.txt").write_text("".join(reversed((data / "dict.de.txt").read_text().splitlines(keepends=True))))
+
     state = tiny.checkpoint(run)
     (world / "text.pt").write_text("weights")
     (world / "code.pt").write_bytes(pickle.dumps(Path("no tensor")))
     (world / "cut.pt").write_bytes((run / "checkpoint1.pt").read_bytes()[:5000])
     torch.save(torch.ones(3), world / "tensor.pt")
+    settings = argparse.Namespace(arch="transformer_iwslt_de_en")
+    of_fairseq = {"args": settings, "model": state["state_dict"], "optimizer_history": [{"num_updates": 5}]}
+    torch.save(of_fairseq, world / "fairseq.pt")
+    torch.save(of_fairseq, world / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save({key: value for key, value in state.items() if key != "optimizer"}, world / "bare.pt")
     torch.save({**state, "version": 9}, world / "later.pt")
     weights = state["state_dict"]
     torch.save({**state, "state_dict": {name: value[:1] for name, value in weights.items()}}, world / "shape.pt")

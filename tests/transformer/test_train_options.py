@@ -67,7 +67,7 @@ def test_defaults_are_those_of_the_published_code():
         "max_tokens": 6000, "clip_norm": 25, "optimizer": "nag", "lr": [0.25], "momentum": 0.99, "weight_decay": 0,
         "lr_scheduler": "reduce_lr_on_plateau", "warmup_updates": 4000, "warmup_init_lr": -1, "lr_shrink": 0.1,
         "min_lr": 1e-5, "criterion": "cross_entropy", "label_smoothing": 0, "seed": 1, "log_interval": 1000,
-        "save_interval": -1, "validate_interval": 1, "adam_betas": [0.9, 0.999], "adam_eps": 1e-8,
+        "save_interval": 1, "validate_interval": 1, "adam_betas": [0.9, 0.999], "adam_eps": 1e-8,
     }  # fmt: skip
     assert {name: getattr(args, name) for name in defaults} == defaults
     assert str(args.save_dir) == "checkpoints"
