@@ -49,7 +49,7 @@ def step(setting: str, batch: int) -> Callable[[], None]:
     torch.manual_seed(0)
     model = build(config(setting)).to(device()).train()
     optimizer = torch.optim.SGD(factorized.parameter_groups(model, 5e-4), lr=1e-3, momentum=0.9)
-    factorized.FrobeniusDecay(model, 5e-4, in_backward=True).attach(optimizer)
+    factorized.FrobeniusDecay(model, 5e-4).attach(optimizer, in_backward=True)
     images = torch.randn(batch, 3, 32, 32, device=device())
     labels = torch.randint(10, (batch,), device=device())
 

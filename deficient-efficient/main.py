@@ -68,8 +68,8 @@ def build_optimizer(
     if not factorized.factorized_modules(model):
         raise UserError("--wd2fd: no layer of this network has Frobenius decay")
     in_backward = not computing.scaler.is_enabled() and not args.clip_grad  # else it would be scaled or clipped, too
-    decay = factorized.FrobeniusDecay(model, args.weight_decay, in_backward=in_backward)
-    decay.attach(optimizer)
+    decay = factorized.FrobeniusDecay(model, args.weight_decay)
+    decay.attach(optimizer, in_backward)
     return optimizer, decay
 
 

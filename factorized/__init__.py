@@ -10,7 +10,8 @@
 After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Factorized Neural Layers", ICLR 2021.
 """
 
-from .decay import FrobeniusDecay, frobgrad, parameter_groups
+from .decay import FrobeniusDecay, frobgrad
+from .groups import describe_decay, parameter_groups
 from .layers.attention import AttentionCache, FactorizedAttention, OutputValue, QueryKey
 from .layers.base import FactorizedLayer
 from .layers.composed import ComposedConv2d
@@ -30,6 +31,7 @@ from .metrics import (
 from .model import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
 from .packing import Packing
 from .patterns import factorized_modules
+from .schedule import coefficient_for, decay_budget
 from .table import report
 
 __version__ = "0.2.0"
@@ -52,6 +54,9 @@ __all__ = [
     "TensorTrainConv2d",
     "TuckerConv2d",
     "batch_spectral_init",
+    "coefficient_for",
+    "decay_budget",
+    "describe_decay",
     "factorize",
     "factorized_modules",
     "find_rank_scale",

@@ -2,16 +2,21 @@
 
 The penalty of a layer is `coefficient / 2 * |W|_F^2` with `W = U VT` or `U M VT`. Its gradient is added to `.grad`
 before the optimizer's step, so it passes through momentum exactly as L2 weight decay in SGD does. A layer that
-contracts its factors in another way has the same penalty of its own `W`.
+contracts its factors in another way has the same penalty of its own `W`. Optimizers that rescale gradients, such as
+AdamW, would rescale the decay with them: for these it is decoupled, and shrinks the factors after the step instead.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from .attachment import Attachment, attached, listed
+from .leaves import is_direct, parameters_of, renewed_factors
 from .patterns import (
     factorized_modules,
     group_by_shape,
@@ -20,7 +25,6 @@ from .patterns import (
     owner,
     stack,
     stack_factors,
-    unwrap,
     without_autocast,
 )
 
@@ -64,26 +68,27 @@ def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class FrobeniusDecay:
-    """Adds `coefficient` times the gradient of `|W|_F^2 / 2` to the gradients of the factors of every layer.
+    """Decay of `|W|_F^2 / 2` of every factorized layer of a model, times `coefficient`.
 
-    Either attach it to the optimizer, or call `add_gradients` between the backward pass and the step (after unscaling,
-    before clipping). Factors that do not require gradients get none; a factor without a gradient yet gets the decay as
-    its gradient; for a factor that is a view of a parameter the gradient is that part of the parameter's. Layers of
-    equal shape are handled in one batched operation, in at least single precision.
+    Making one changes nothing. Either attach it to the optimizer, or call `add_gradients` between the backward pass and
+    the step (after unscaling, before clipping). Factors that do not require gradients get none; a factor without a
+    gradient yet gets the decay as its gradient; for a factor that is a view of a parameter the gradient is that part of
+    the parameter's, and for one that is computed (pruned, reparametrized) it goes on to the parameters behind it.
+    Layers of equal shape are handled in one batched operation, in at least single precision.
 
     Args:
         model: holds the factorized layers. Layers added later are not seen.
         coefficient: the `lam` of L2 decay's `lam * p`; 0 does nothing.
         include, exclude: patterns of module names (`factorized.patterns`); a pattern that matches no factorized layer
             is an error.
-        in_backward: let layers on the composed path add `coefficient * W` to the gradient of their weight `W` in the
-            backward pass, which is nearly free, instead of the batched operation. Right if every layer is called once
-            per step and the loss is unscaled: not with shared layers, gradient accumulation or a gradient scaler.
-        worker, workers: process only every `workers`-th layer, beginning with number `worker`. The sum of the
-            gradients over all workers is then that of the whole.
+        decoupled: act after the optimizer's step, with the `lr` of the factor's parameter group, as AdamW's own weight
+            decay does: `factor -= lr * coefficient * gradient of |W|_F^2 / 2`. Needs `attach`.
+        strict: False to accept a model without a factorized layer, of which nothing is decayed.
 
     Raises:
-        ValueError: for a negative or non-finite coefficient, a worker out of range, or a pattern that matches nothing.
+        TypeError: for arguments of another kind.
+        ValueError: for a negative or non-finite coefficient; for a pattern that matches nothing; if there is no layer
+            to decay; for factors that were computed where decay cannot follow.
     """
 
     def __init__(
@@ -93,70 +98,104 @@ class FrobeniusDecay:
         *,
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
-        in_backward: bool = False,
-        worker: int = 0,
-        workers: int = 1,
+        decoupled: bool = False,
+        strict: bool = True,
     ):
-        if not 0 <= coefficient < float("inf"):
-            raise ValueError(f"coefficient must be a non-negative number, not {coefficient}")
-        if not 0 <= worker < workers:
-            raise ValueError(f"worker must be one of 0 to {workers - 1}, not {worker}")
-        self.coefficient = coefficient
-        modules = factorized_modules(model, include, exclude)
-        self.modules = {name: modules[name] for name in list(modules)[worker::workers]}
-        layers = list(self.modules.values())
-        self._groups = []
+        _check_arguments(model, coefficient)
+        self._coefficient = float(coefficient)
+        self.decoupled = decoupled
+        self.modules = factorized_modules(model, include, exclude)
+        if strict and not self.modules:
+            _refuse_nothing(model)
+        for name, layer in self.modules.items():
+            parameters_of(layer, name)
+        layers: list[Any] = list(self.modules.values())
+        self._groups: list[list[Any]] = []
         for positions in group_by_shape(layers):
             group = [layers[position] for position in positions]
             large = max(factor.numel() for factor in group[0].factors()) > _LARGE
             self._groups += [[layer] for layer in group] if large else [group]
-        for layer in layers:
-            layer.kernel_decay = coefficient if in_backward else 0.0
 
-    def attach(self, optimizer: Optimizer) -> RemovableHandle:
-        """Add the gradients before every `optimizer.step()`; return a handle whose `remove()` ends that.
+    @property
+    def coefficient(self) -> float:
+        """The coefficient, which stays what it was made with."""
+        return self._coefficient
 
-        Works with a gradient scaler, which unscales before it steps. To clip gradients with the decay in them, call
-        `add_gradients` before clipping instead. A step with a closure is refused: call `add_gradients` in the closure.
+    def attach(self, optimizer: Optimizer, in_backward: bool = False) -> Attachment:
+        """Let every `optimizer.step()` decay, from now on; return a handle whose `remove()` ends all of it.
+
+        Works with a gradient scaler, which unscales before it steps; with gradient accumulation; with a closure, after
+        which the gradients are added each time that the optimizer calls it (Lightning always passes one; the loss that
+        `torch.optim.LBFGS` gets then has the penalty in it, as its line search needs); and with optimizers inside of
+        others (accelerate, before or after `prepare`). Gradients that are clipped before the step do not hold the decay
+        yet: to clip it, too, do not attach, and call `add_gradients` before clipping (in Lightning, in
+        `configure_gradient_clipping`).
+
+        A deep copy of the optimizer decays, too, namely the copied parameters. As PyTorch's hooks, the decay is part of
+        neither a pickled optimizer nor its `state_dict`: attach it to the restored optimizer.
+
+        Args:
+            optimizer: holds every factor that requires gradients, in groups without L2 decay (`parameter_groups`).
+            in_backward: let layers that compose their weight add `coefficient * W` to its gradient in the backward
+                pass, which is nearly free; the batched operation before the step is left with the others. Right if a
+                step has one backward pass that uses each layer's weight once, of an unscaled loss: not with shared
+                layers, gradient accumulation or a gradient scaler.
 
         Raises:
-            ValueError: if the optimizer also applies L2 weight decay to one of the factors (see `parameter_groups`).
+            TypeError: if there is no optimizer in what is given as one.
+            ValueError: if the optimizer lacks a factor, or applies L2 weight decay to one; if a decay of one of the
+                layers is attached already; if a decoupled decay is to act in the backward pass.
         """
-        decay_of = {p: group.get("weight_decay", 0) for group in optimizer.param_groups for p in group["params"]}
-        twice = [
-            name for name, module in self.modules.items() if any(decay_of.get(owner(f), 0) for f in module.factors())
-        ]
-        if twice and self.coefficient:
-            raise ValueError(
-                f"{', '.join(twice[:3])} would get both Frobenius and L2 weight decay; build the optimizer with "
-                "factorized.parameter_groups(model, weight_decay, frobenius=True)"
-            )
+        return Attachment(self, optimizer, in_backward)
 
-        def before_step(optimizer: Optimizer, args, kwargs) -> None:
-            if any(closure is not None for closure in (*args[1:], kwargs.get("closure"))):
-                raise ValueError("a closure overwrites the gradients of an attached decay; call add_gradients in it")
-            # A fused optimizer unscales inside its step; until then gradients are multiplied by grad_scale.
-            scale = getattr(optimizer, "grad_scale", None)
-            self.add_gradients(1.0 if scale is None else scale.item())
+    def add_gradients(self, scale: float = 1.0) -> None:
+        """Add `scale * coefficient` times the gradient of `|W|_F^2 / 2` to `.grad` of every factor.
 
-        return optimizer.register_step_pre_hook(before_step)
+        Raises:
+            ValueError: if a decay of one of the layers is attached, which would be added once more at the step; if this
+                one is decoupled.
+        """
+        if self.decoupled:
+            raise ValueError("a decoupled decay acts after the step and adds no gradients: attach it to the optimizer")
+        if twice := attached(self.modules):
+            raise ValueError(f"the decay of {listed(twice)} is attached to an optimizer, whose step adds the gradients")
+        self._add(scale)
 
     @torch.no_grad()
-    def add_gradients(self, scale: float = 1.0) -> None:
-        """Add `scale * coefficient` times the gradient of `|W|_F^2 / 2` to `.grad` of every factor."""
-        if self.coefficient == 0:
-            return
-        for group in self._groups:
-            layers = [layer for layer in group if not getattr(layer, "decayed_in_backward", False)]
-            pairs = [(_gradient_of(f), update) for f, update in _decay(layers) if owner(f).requires_grad]
-            if pairs:  # at once, while the updates are in the cache
-                torch._foreach_add_(*map(list, zip(*pairs)), alpha=scale * self.coefficient)
+    def _add(self, scale: float = 1.0) -> None:
+        for pairs in self._updates():
+            gradients, updates = zip(*((_gradient_of(part), update) for part, update in pairs))
+            torch._foreach_add_(gradients, updates, alpha=scale * self.coefficient)
+
+    @torch.no_grad()
+    def _shrink(self, rates: Mapping[Tensor, float | Tensor]) -> None:
+        """Subtract the gradient of `|W|_F^2 / 2` from every factor, times the rate of its parameter."""
+        for pairs in self._updates():
+            parts, updates, shares = zip(*((part, update, rates[owner(part)]) for part, update in pairs))
+            if any(isinstance(share, Tensor) for share in shares):
+                updates = tuple(update * share for update, share in zip(updates, shares))
+            else:
+                updates = torch._foreach_mul(updates, shares)
+            torch._foreach_sub_(parts, updates)
+
+    def _updates(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Yield what is trained of the factors, each with the gradient of `|W|_F^2 / 2`, while that is in the cache.
+
+        Layers whose backward pass has added theirs are left out.
+        """
+        for group in self._groups if self.coefficient else ():
+            pairs = _decay([layer for layer in group if not _acted(layer)])
+            if pairs := [(part, update) for part, update in pairs if owner(part).requires_grad]:
+                yield pairs
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
         """Return `coefficient / 2 * sum of |W|_F^2` over the layers, a 0-dim tensor, for logging."""
         total = torch.zeros(())
         for group in self._groups:
+            for layer in group:
+                if not is_direct(layer):
+                    renewed_factors(layer)
             *left, right = stack_factors(group)
             with without_autocast(right.device):
                 for factor in reversed(left):
@@ -165,21 +204,84 @@ class FrobeniusDecay:
         return self.coefficient / 2 * total
 
     def __repr__(self) -> str:
-        return f"FrobeniusDecay(coefficient={self.coefficient}, layers={len(self.modules)})"
+        decoupled = ", decoupled=True" if self.decoupled else ""
+        return f"FrobeniusDecay(coefficient={self.coefficient}, layers={len(self.modules)}{decoupled})"
 
 
-def _decay(layers: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
-    """Return the factors of layers of equal shape, each with the gradient of `|W|_F^2 / 2`."""
+def _check_arguments(model: object, coefficient: object) -> None:
+    usage = "FrobeniusDecay(model, coefficient).attach(optimizer)"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the first argument is the model, a torch.nn.Module, not {_called(model)}: {usage}")
+    if isinstance(coefficient, bool) or not isinstance(coefficient, Real):
+        raise TypeError(f"coefficient must be a number such as 1e-4, not {_called(coefficient)}: {usage}")
+    if not 0 <= float(coefficient) < math.inf:
+        raise ValueError(f"coefficient must be a finite number, at least 0, not {coefficient}")
+
+
+def _called(value: object) -> str:
+    return repr(value) if isinstance(value, (Real, str)) else f"of type {type(value).__name__}"
+
+
+def _refuse_nothing(model: nn.Module) -> None:
+    if layers := factorized_modules(model):
+        raise ValueError(
+            f"include and exclude leave none of the {len(layers)} factorized layers, so that nothing would be decayed; "
+            "pass strict=False if that is meant"
+        )
+    raise ValueError(
+        "this model has no factorized layer, so that nothing would be decayed: call factorized.factorize(model, ...) "
+        "before, or pass strict=False if that is meant"
+    )
+
+
+def _acted(layer: Any) -> bool:
+    """Tell whether a backward pass has added a layer's decay."""
+    kernel_decay = getattr(layer, "kernel_decay", None)
+    return kernel_decay is not None and kernel_decay.mark.grad is not None
+
+
+def _decay(layers: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+    """Return tensors that are trained, of layers of equal shape, each with the gradient of `|W|_F^2 / 2`.
+
+    The tensors are the factors where these are parameters or views of them, else the parameters behind them.
+    """
     if layers and is_contracted(layers[0]):
-        trained = [[factor for factor in layer.factors() if factor.requires_grad] for layer in layers]
-        return [pair for layer, fs in zip(layers, trained) for pair in zip(fs, _contracted_gradients(layer, fs))]
-    products = [layer.factors() for layer in layers]
+        return [pair for layer in layers for pair in _through_graph(layer)]
+    computed = [layer for layer in layers if not is_direct(layer)]
+    products = [layer.factors() for layer in layers if layer not in computed]
+    pairs = [pair for layer in computed for pair in _through_graph(layer)]
+    for same, gradient in zip(zip(*products), _gradients_of(products)):
+        pairs += zip(same, gradient.unbind())
+    return pairs
+
+
+def _gradients_of(products: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return `frobgrad` of products of equal shapes, stacked."""
     stacks = stack(products)
     if not stacks:
         return []
     with without_autocast(stacks[0].device):
-        gradients = frobgrad(stacks)
-    return [pair for same, gradient in zip(zip(*products), gradients) for pair in zip(same, gradient.unbind())]
+        return frobgrad(stacks)
+
+
+def _through_graph(layer: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return the parameters behind the factors, each with the gradient of `|W|_F^2 / 2`, by automatic differentiation.
+
+    Where `W` is contracted, `W` itself goes back through the contraction; else the factors' gradients do.
+    """
+    parameters = [parameter for parameter in parameters_of(layer) if parameter.requires_grad]
+    if not parameters:
+        return []
+    factors: Sequence[Tensor] = renewed_factors(layer)
+    if is_contracted(layer):
+        with torch.enable_grad():
+            outputs = [layer.contract()]
+        gradients = [output.detach() for output in outputs]
+    else:
+        found = [gradient[0].to(factor.dtype) for gradient, factor in zip(_gradients_of([factors]), factors)]
+        trained = [(factor, gradient) for factor, gradient in zip(factors, found) if factor.requires_grad]
+        outputs, gradients = map(list, zip(*trained))
+    return list(zip(parameters, torch.autograd.grad(outputs, parameters, gradients)))
 
 
 def _gradient_of(factor: Tensor) -> Tensor:
@@ -193,37 +295,3 @@ def _gradient_of(factor: Tensor) -> Tensor:
         parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
     offset = factor.storage_offset() - parameter.storage_offset() + parameter.grad.storage_offset()
     return parameter.grad.as_strided(factor.shape, factor.stride(), offset)
-
-
-def _contracted_gradients(layer: nn.Module, factors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return the gradients of `|W|_F^2 / 2` where `W` is contracted: `W` itself goes back through the contraction."""
-    if not factors:
-        return ()
-    with torch.enable_grad():
-        weight = layer.contract()
-    return torch.autograd.grad(weight, factors, weight.detach())
-
-
-def parameter_groups(
-    model: nn.Module,
-    weight_decay: float,
-    frobenius: bool = True,
-    *,
-    include: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-) -> list[dict]:
-    """Return the optimizer's parameter groups: one with L2 `weight_decay`, one without (the factors, if `frobenius`).
-
-    The second group is empty if `frobenius` is off or the model has no factorized layer. Parameters that do not require
-    gradients are left out. `include` and `exclude` restrict which layers get Frobenius decay, as in `FrobeniusDecay`.
-
-    Raises:
-        ValueError: for a pattern that matches no factorized layer.
-    """
-    layers = factorized_modules(model, include, exclude).values() if frobenius else ()
-    free = {owner(factor) for layer in layers for factor in layer.factors()}
-    parameters = [p for p in unwrap(model).parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p not in free], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p in free], "weight_decay": 0.0},
-    ]

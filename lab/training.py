@@ -79,8 +79,8 @@ def sgd(
     groups = factorized.parameter_groups(model, weight_decay, frobenius=exempt_factors)
     optimizer = SGD(groups, lr=lr, momentum=momentum)
     if frobenius:
-        in_backward = not computing.scaler.is_enabled()
-        factorized.FrobeniusDecay(model, weight_decay, in_backward=in_backward).attach(optimizer)
+        decay = factorized.FrobeniusDecay(model, weight_decay, strict=False)  # a dense network has none
+        decay.attach(optimizer, in_backward=not computing.scaler.is_enabled())
     return optimizer
 
 

@@ -47,7 +47,7 @@ def build(args: argparse.Namespace, model: nn.Module) -> Optimization:
     _warn_of_vain_flags(args, modules, asked, coefficient)
 
     groups = parameter_groups(model, args.weight_decay, include=chosen)
-    decay = FrobeniusDecay(model, coefficient, include=chosen)
+    decay = FrobeniusDecay(model, coefficient, include=chosen, strict=False)
     plain, free = (f"{len(g['params'])} tensors, {sum(p.numel() for p in g['params']):,} parameters" for g in groups)
     description = [f"| weight decay {args.weight_decay:g}: {plain}"]
     if chosen:

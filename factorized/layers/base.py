@@ -43,8 +43,8 @@ class FactorizedLayer(nn.Module):
         M: parameter of shape (rank, rank), or None in the two-factor form.
         VT: parameter of shape (rank, n).
         path: `auto`, `composed` or `two_step`; see `factorized.cost`. It changes speed and memory, never the function.
-        kernel_decay: coefficient of Frobenius decay added to the gradient of the composed weight; 0 for none.
-            Set by `FrobeniusDecay(in_backward=True)`.
+        kernel_decay: Frobenius decay that the backward pass adds to the gradient of the composed weight, or None.
+            Set by `FrobeniusDecay.attach(in_backward=True)`.
     """
 
     def __init__(self, m: int, n: int, rank: int, *, bias: int, square: bool, path: str, device=None, dtype=None):
@@ -59,8 +59,7 @@ class FactorizedLayer(nn.Module):
         self.M = nn.Parameter(torch.empty(rank, rank, **options)) if square else None
         self.bias = nn.Parameter(torch.empty(bias, **options)) if bias else None
         self.path = path
-        self.kernel_decay = 0.0
-        self._last_path: str | None = None
+        self.kernel_decay: KernelDecay | None = None
         self._last_shape: tuple[int, ...] | None = None
         self.reset_parameters()
 
@@ -194,20 +193,13 @@ class FactorizedLayer(nn.Module):
     def _choose(self, shape: tuple[int, ...]) -> str:
         """Return the path for an input of this shape, and remember it."""
         path = cost.cheaper_path(**self.costs(shape)) if self.path == "auto" else self.path
-        if torch.is_grad_enabled():
-            self._last_path = path
         if not torch.compiler.is_compiling():
             self._last_shape = tuple(shape)
         return path
 
     def _composed_weight(self) -> Tensor:
-        """Return `weight()`, with `kernel_decay` times it added to its gradient in the backward pass."""
+        """Return `weight()`, with `kernel_decay` acting in the backward pass."""
         return with_decay(self.weight(), self.kernel_decay)
-
-    @property
-    def decayed_in_backward(self) -> bool:
-        """Whether the last differentiable forward pass leaves Frobenius decay to the backward pass."""
-        return bool(self.kernel_decay) and self._last_path == "composed"
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
         """Return the multiply-adds of one call on an input of this shape, along the path it takes."""
@@ -226,10 +218,29 @@ class FactorizedLayer(nn.Module):
         return f"{form}, rank={self.rank}, bias={self.bias is not None}, path={self._path_repr()}"
 
 
-def with_decay(weight: Tensor, coefficient: float) -> Tensor:
-    """Return `weight`, with `coefficient` times it added to its gradient in the backward pass."""
-    if coefficient and torch.is_grad_enabled():
-        return _DecayInBackward.apply(weight, coefficient)
+class KernelDecay:
+    """Frobenius decay of one layer's weight that a backward pass adds, where it composes the weight.
+
+    Copies of the layer are without it, since the optimizer that it belongs to does not update them.
+
+    Attributes:
+        coefficient: what the weight is multiplied by when it is added to its gradient.
+        mark: a leaf of no dimension. Its gradient is how often backward passes have added the decay, None for never: a
+            compiled program, too, can tell that, without a word to Python or the host.
+    """
+
+    def __init__(self, coefficient: float, device: torch.device):
+        self.coefficient = coefficient
+        self.mark = torch.zeros((), device=device, requires_grad=True)
+
+    def __reduce__(self):
+        return type(None), ()
+
+
+def with_decay(weight: Tensor, decay: KernelDecay | None) -> Tensor:
+    """Return `weight`, with `decay` added to its gradient in the backward pass."""
+    if decay is not None and torch.is_grad_enabled():
+        return _DecayInBackward.apply(weight, decay.mark, decay.coefficient)
     return weight
 
 
@@ -237,15 +248,15 @@ class _DecayInBackward(torch.autograd.Function):
     """The identity on a weight, whose backward adds the gradient of `coefficient / 2 * |weight|_F^2`."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, coefficient: float) -> Tensor:
-        ctx.save_for_backward(weight)
+    def forward(ctx, weight: Tensor, mark: Tensor, coefficient: float) -> Tensor:
+        ctx.save_for_backward(weight, mark)
         ctx.coefficient = coefficient
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        (weight,) = ctx.saved_tensors
-        return torch.add(gradient, weight, alpha=ctx.coefficient), None
+        weight, mark = ctx.saved_tensors
+        return torch.add(gradient, weight, alpha=ctx.coefficient), torch.ones_like(mark), None
 
 
 def scaled_rank(rank_scale: float, dimension: int) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..patterns import without_autocast
-from .base import with_decay
+from .base import KernelDecay, with_decay
 from .conv import numeric_padding, pair
 
 
@@ -24,8 +24,8 @@ class ComposedConv2d(nn.Module):
     the only source of the weight, whichever way they come to change.
 
     Attributes:
-        kernel_decay: coefficient of Frobenius decay that the backward pass adds to the gradient of the composed matrix;
-            0 for none. Set by `FrobeniusDecay(in_backward=True)`.
+        kernel_decay: Frobenius decay that the backward pass adds to the gradient of the composed matrix, or None.
+            Set by `FrobeniusDecay.attach(in_backward=True)`.
     """
 
     path = "composed"
@@ -59,8 +59,7 @@ class ComposedConv2d(nn.Module):
             self._geometry = (1, 0, 1)
         self._kernel = (out_channels, in_channels, *((1, 1) if separable else self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels, **options)) if bias else None
-        self.kernel_decay = 0.0
-        self._called = False
+        self.kernel_decay: KernelDecay | None = None
 
     # -- what subclasses say -----------------------------------------------------------------------------------------
 
@@ -104,11 +103,6 @@ class ComposedConv2d(nn.Module):
             dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.to(memory_format=self.memory_format).train(self.training)
 
-    @property
-    def decayed_in_backward(self) -> bool:
-        """Whether the last differentiable forward pass leaves Frobenius decay to the backward pass."""
-        return bool(self.kernel_decay) and self._called
-
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
         """Return the multiply-adds of one call on an input of shape (batch, in_channels, height, width)."""
         pixels = shape[0]
@@ -119,10 +113,7 @@ class ComposedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, height, width) to (batch, out_channels, new height, new width)."""
-        weight = self.contract()
-        if torch.is_grad_enabled():
-            weight = with_decay(weight, self.kernel_decay)
-            self._called = True
+        weight = with_decay(self.contract(), self.kernel_decay)
         if self.grouped is not None:
             x = self.grouped(x)
         return F.conv2d(x, weight.view(self._kernel), self.bias, *self._geometry)

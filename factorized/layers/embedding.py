@@ -93,11 +93,6 @@ class FactorizedEmbedding(FactorizedLayer):
             "intermediate": tokens * self.rank,
         }
 
-    @property
-    def decayed_in_backward(self) -> bool:
-        """False: what enters there would not reach the padding row."""
-        return False
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Map indices of any shape (...) to rows, shape (..., embedding_dim)."""
         if self._choose(tokens.shape) == "composed":

@@ -85,7 +85,8 @@ def test_decay_in_the_backward_pass_is_the_penalty(conv):
     penalty = sum(layer.contract().square().sum() for layer in factorized_modules(model).values()) / 2
     wanted = dict(zip(plain, torch.autograd.grad(penalty, list(model.parameters()), allow_unused=True)))
     model.zero_grad()
-    FrobeniusDecay(model, 0.5, in_backward=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    FrobeniusDecay(model, 0.5).attach(optimizer, in_backward=True)
     model(x).square().sum().backward()
     for name, parameter in model.named_parameters():
         expected = plain[name] if wanted[name] is None else plain[name] + 0.5 * wanted[name]

@@ -122,31 +122,18 @@ def test_coefficient_zero_does_nothing_at_all():
     assert decay.penalty() == 0
 
 
-def test_a_dense_model_has_nothing_to_decay():
+def test_nothing_to_decay_is_an_error_unless_it_is_meant():
     model = small_cnn()
-    decay = FrobeniusDecay(model, 0.1)
+    with pytest.raises(ValueError, match="no factorized layer.*factorize.*strict=False"):
+        FrobeniusDecay(model, 0.1)
+    with pytest.raises(ValueError, match="leave none of the 5 factorized layers"):
+        FrobeniusDecay(mixed_model(), 0.1, include=[])
+    with pytest.raises(ValueError, match="leave none of the 5 factorized layers"):
+        FrobeniusDecay(mixed_model(), 0.1, exclude=["*"])
+    decay = FrobeniusDecay(model, 0.1, strict=False)
+    decay.attach(torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)).remove()
     decay.add_gradients()
     assert not decay.modules and decay.penalty() == 0 and model.stem.weight.grad is None
-
-
-@pytest.mark.parametrize("workers", [2, 3, 7])
-def test_shards_of_all_workers_sum_to_the_whole(workers):
-    """Acceptance check 6; module `i` belongs to worker `i mod workers` (5.6)."""
-    model = mixed_model()
-    names = list(factorized_modules(model))
-    total = {factor: torch.zeros_like(factor) for factor in factors_of(model)}
-    for worker in range(workers):
-        decay = FrobeniusDecay(model, 0.3, worker=worker, workers=workers)
-        assert list(decay.modules) == [name for i, name in enumerate(names) if i % workers == worker]
-        model.zero_grad()
-        decay.add_gradients()
-        for factor, sum_so_far in total.items():
-            if factor.grad is not None:
-                sum_so_far += factor.grad
-    model.zero_grad()
-    FrobeniusDecay(model, 0.3).add_gradients()
-    for factor, summed in total.items():
-        torch.testing.assert_close(summed, factor.grad, rtol=1e-12, atol=0)
 
 
 def test_include_and_exclude():
@@ -163,13 +150,39 @@ def test_include_and_exclude():
         ({"coefficient": float("inf")}, "coefficient"),
         ({"coefficient": 0.1, "include": ["conv1"]}, "'conv1' matches no layer"),
         ({"coefficient": 0.1, "exclude": [""]}, "empty component"),
-        ({"coefficient": 0.1, "worker": 2, "workers": 2}, "worker must be one of 0 to 1"),
-        ({"coefficient": 0.1, "worker": -1, "workers": 2}, "worker must be one of 0 to 1"),
     ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         FrobeniusDecay(mixed_model(), **options)
+
+
+@pytest.mark.parametrize("coefficient", [True, "1e-4", None, torch.tensor(0.1)])
+def test_a_coefficient_that_is_no_number(coefficient):
+    with pytest.raises(TypeError, match="coefficient must be a number such as 1e-4"):
+        FrobeniusDecay(mixed_model(), coefficient)
+
+
+def test_arguments_in_another_order():
+    model = mixed_model()
+    with pytest.raises(TypeError, match="first argument is the model.*not 0.0001: FrobeniusDecay.model, coefficient"):
+        FrobeniusDecay(1e-4, model)
+    with pytest.raises(TypeError, match="not of type SGD: .*attach.optimizer"):
+        FrobeniusDecay(torch.optim.SGD(model.parameters(), lr=0.1), 1e-4)
+
+
+def test_making_one_changes_nothing():
+    """No attribute of a module, no buffer, no gradient; the penalty may be asked for."""
+    model = mixed_model(square=True)
+    nn.utils.spectral_norm(model[3], "U").train()
+    before = {name: (dict(vars(module)), module._buffers.copy()) for name, module in model.named_modules()}
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    assert FrobeniusDecay(model, 0.1).penalty() > 0
+    del before["3"], model[3].U  # what a forward pass computes
+    for name, module in model.named_modules():
+        assert name not in before or (dict(vars(module)), module._buffers) == before[name]
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_sixteen_bit_factors_are_multiplied_in_single_precision():
@@ -205,7 +218,7 @@ def test_published_parameter_groups(depth, rank_scale, square, decayed, free, la
     assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
     sizes = [(len(group["params"]), sum(p.numel() for p in group["params"])) for group in groups]
     assert sizes == [decayed, free]
-    assert len(FrobeniusDecay(model, 1e-4).modules) == layers
+    assert len(FrobeniusDecay(model, 1e-4, strict=False).modules) == layers
     with_l2, without = parameter_groups(model, 1e-4, frobenius=False)
     assert sum(p.numel() for p in with_l2["params"]) == parameter_count(model) and without["params"] == []
 

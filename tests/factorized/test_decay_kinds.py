@@ -92,20 +92,6 @@ def test_they_are_added_to_what_is_there():
         torch.testing.assert_close(parameter.grad, present[name] + added, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_shares_of_all_workers_sum_to_the_whole(workers):
-    model = every_kind()
-    names = list(factorized_modules(model))
-    expected = expected_gradients(model)
-    for worker in range(workers):
-        decay = FrobeniusDecay(model, LAMBDA, worker=worker, workers=workers)
-        assert list(decay.modules) == names[worker::workers]
-        decay.add_gradients()
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-10, atol=1e-10)
-
-
 def test_parameters_in_one_piece_of_memory():
     """As optimizers for several processes lay them out: a parameter then does not begin where its memory does."""
     attention = FactorizedAttention(12, 3).double()

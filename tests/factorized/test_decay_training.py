@@ -1,6 +1,7 @@
 """Frobenius decay inside a training step: optimizers, scaling, accumulation, compilation, wrappers."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -94,7 +95,9 @@ def test_gradient_scaling_does_not_change_the_decay(name, fused, unscale_first):
     other = copy.deepcopy(model)
     for network, scale in ((model, 1024.0), (other, 1.0)):
         optimizer = OPTIMIZERS[name](parameter_groups(network, 0.1), fused)
-        FrobeniusDecay(network, COEFFICIENT).attach(optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Adam, which is meant here
+            FrobeniusDecay(network, COEFFICIENT).attach(optimizer)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale > 1)
         for _ in range(2):
             optimizer.zero_grad()
@@ -126,12 +129,25 @@ def test_clipping_after_adding_includes_the_decay():
     assert nn.utils.clip_grad_norm_(model.parameters(), 1.0) == pytest.approx(expected.item())
 
 
-def gradients(model, x, decay=None, call=None):
+def gradients(model, x, step=None, call=None):
+    """The gradients of the loss; with a `step`, those that an optimizer that does nothing else gets to see."""
     model.zero_grad()
     loss_of(call or model, x).backward()
-    if decay:
-        decay.add_gradients()
+    if step:
+        step()
     return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def attached_step(model, **options):
+    """The step of an optimizer that leaves parameters as they are, with a decay attached, and the decay's handle."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    handle = FrobeniusDecay(model, COEFFICIENT).attach(optimizer, **options)
+    return optimizer.step, handle
+
+
+def backward_adds(layer: nn.Module) -> bool:
+    """Whether the backward pass has added a layer's decay, and no step has been made since."""
+    return layer.kernel_decay.mark.grad is not None
 
 
 @pytest.mark.parametrize("square", [False, True])
@@ -141,12 +157,18 @@ def test_in_backward_equals_the_batched_route(path, square):
     model, x = model_and_input(path, square)
     model.body[2].path = "two_step"
     plain = gradients(model, x)
-    batched = gradients(model, x, FrobeniusDecay(model, COEFFICIENT))
-    decay = FrobeniusDecay(model, COEFFICIENT, in_backward=True)
-    fused = gradients(model, x, decay)
+    batched = gradients(model, x, FrobeniusDecay(model, COEFFICIENT).add_gradients)
+    step, handle = attached_step(model, in_backward=True)
+    gradients(model, x)
     if path != "auto":
-        assert model.body[0].decayed_in_backward == (path == "composed")
-    assert not model.body[2].decayed_in_backward
+        assert backward_adds(model.body[0]) == (path == "composed")
+    assert not backward_adds(model.body[2])
+    step()
+    fused = gradients(model, x, step)
+    assert not backward_adds(model.body[0])
+    handle.remove()
+    handle.remove()
+    assert all(torch.equal(a, b) for a, b in zip(gradients(model, x, step), plain))
     assert max(relative_error(a, b) for a, b in zip(plain, batched)) > 1e-2
     for ours, theirs in zip(fused, batched):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -155,37 +177,65 @@ def test_in_backward_equals_the_batched_route(path, square):
 def test_an_evaluation_between_backward_and_step_changes_nothing():
     """Also where its batch is of a size for which layers take the other path."""
     model, x = model_and_input("composed")
-    expected = gradients(model, x, FrobeniusDecay(model, COEFFICIENT))
-    decay = FrobeniusDecay(model, COEFFICIENT, in_backward=True)
+    expected = gradients(model, x, FrobeniusDecay(model, COEFFICIENT).add_gradients)
+    step, _ = attached_step(model, in_backward=True)
     gradients(model, x)
     with torch.no_grad():
-        for layer in decay.modules.values():
+        for layer in factorized_modules(model).values():
             layer.path = "two_step"
         model.eval()(x)
-    decay.add_gradients()
+    loss_of(model, x)  # nor does a forward pass without its backward pass
+    step()
     for parameter, gradient in zip(model.parameters(), expected):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-10)
 
 
-def test_a_later_decay_takes_over_from_one_in_backward():
+def test_a_path_that_changes_from_step_to_step():
+    """Each step goes by what its own backward pass did, the other way round as well."""
     model, x = model_and_input("composed")
-    expected = gradients(model, x, FrobeniusDecay(model, COEFFICIENT))
-    FrobeniusDecay(model, COEFFICIENT, in_backward=True)
-    found = gradients(model, x, FrobeniusDecay(model, COEFFICIENT))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    expected = gradients(model, x, FrobeniusDecay(model, COEFFICIENT).add_gradients)
+    step, _ = attached_step(model, in_backward=True)
+    for path in ("composed", "two_step", "two_step", "composed"):
+        for layer in factorized_modules(model).values():
+            layer.path = path
+        for ours, theirs in zip(gradients(model, x, step), expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_repeated_use_of_a_weight_is_noticed():
+    model, x = model_and_input("composed")
+    step, _ = attached_step(model, in_backward=True)
+    loss_of(model, x).backward()
+    loss_of(model, x).backward()
+    with pytest.warns(
+        UserWarning, match="stem, body.0, body.2 and 2 more was used more than once.*without in_backward"
+    ):
+        step()
+
+
+def test_in_backward_with_a_fused_optimizer_that_unscales_is_refused():
+    model, x = model_and_input("composed", dtype=torch.float32)
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.1), lr=0.01, fused=True)
+    FrobeniusDecay(model, COEFFICIENT).attach(optimizer, in_backward=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(loss_of(model, x)).backward()
+    with pytest.raises(ValueError, match="without in_backward"):
+        scaler.step(optimizer)
 
 
 @pytest.mark.parametrize("in_backward", [False, True])
 def test_autocast_adds_the_decay_in_single_precision(in_backward):
     """A loss whose gradient is zero leaves the decay alone, with the digits of float32."""
     model, x = model_and_input("composed", dtype=torch.float32)
-    decay = FrobeniusDecay(model, COEFFICIENT, in_backward=in_backward)
+    decay = FrobeniusDecay(model, COEFFICIENT)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    decay.attach(optimizer, in_backward)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(x)
         assert output.dtype == torch.bfloat16
     (0 * output).sum().backward()
     with torch.autocast("cpu", torch.bfloat16):  # programs that take the whole step in one block
-        decay.add_gradients()
+        optimizer.step()
         assert decay.penalty().item() == pytest.approx(penalty(model).item(), rel=1e-5)
     for layer in factorized_modules(model).values():
         for factor, gradient in zip(layer.factors(), frobgrad(layer.factors())):
@@ -200,21 +250,20 @@ def fresh_compiler():
 
 
 def assert_compiled_gradients_equal_eager_ones(model, x, backend):
-    expected = gradients(model, x, FrobeniusDecay(model, COEFFICIENT))
-    decay = FrobeniusDecay(model, COEFFICIENT, in_backward=True)
+    expected = gradients(model, x, FrobeniusDecay(model, COEFFICIENT).add_gradients)
+    step, _ = attached_step(model, in_backward=True)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(2):
-        found = gradients(model, x, decay, compiled)
+        found = gradients(model, x, step, compiled)
         for ours, theirs in zip(found, expected):
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("path", ["composed", "two_step"])
 def test_in_backward_in_a_captured_graph(path, fresh_compiler):
-    """Without graph breaks, and the layer still tells who is to add its decay."""
+    """Without graph breaks, and the captured program still tells who is to add the decay."""
     model, x = model_and_input(path)
     assert_compiled_gradients_equal_eager_ones(model, x, "aot_eager")
-    assert model.stem.decayed_in_backward == (path == "composed")
 
 
 def test_in_backward_in_a_generated_program(fresh_compiler):
@@ -233,18 +282,7 @@ def test_an_optimizer_that_decays_a_factor_itself_is_refused(name):
     optimizer = getattr(torch.optim, name)(parameter_groups(model, 1e-4, exclude=["head"]), lr=0.1)
     with pytest.raises(ValueError, match="^head would"):
         FrobeniusDecay(model, 1e-4).attach(optimizer)
-    FrobeniusDecay(model, 1e-4, exclude=["head"]).attach(optimizer)
-
-
-def test_a_closure_is_refused():
-    """A closure computes its gradients after the decay was added, and would silently drop it."""
-    model, x = model_and_input()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    FrobeniusDecay(model, COEFFICIENT).attach(optimizer)
-    for step in (lambda: optimizer.step(lambda: 0.0), lambda: optimizer.step(closure=lambda: 0.0)):
-        with pytest.raises(ValueError, match="closure"):
-            step()
-    optimizer.step(None)
+    FrobeniusDecay(model, 1e-4, exclude=["head"], decoupled=True).attach(optimizer)
 
 
 @pytest.fixture

@@ -186,9 +186,10 @@ def test_decay_is_the_gradient_of_the_penalty(kind, in_backward):
     plain = {name: p.grad.clone() for name, p in model.named_parameters()}
     expected = explicit(model, 0.3)
     model.zero_grad()
-    decay = FrobeniusDecay(model, 0.3, in_backward=in_backward)
+    decay, optimizer = FrobeniusDecay(model, 0.3), torch.optim.SGD(model.parameters(), lr=0.0)
+    decay.attach(optimizer, in_backward)
     model(x).square().mean().backward()
-    decay.add_gradients()
+    optimizer.step()
     for name, parameter in model.named_parameters():
         added = parameter.grad - plain[name]
         if expected[name] is None:  # depthwise kernels and biases
@@ -218,7 +219,7 @@ def test_attached_decay_moves_every_factor_and_is_not_doubled():
     groups = parameter_groups(model, 0.1)
     assert [len(group["params"]) for group in groups] == [4, 6]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    FrobeniusDecay(model, 0.1).attach(optimizer)
+    handle = FrobeniusDecay(model, 0.1).attach(optimizer)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     expected = explicit(model, 0.1)
     (model(torch.zeros(1, 6, 6, 6, dtype=torch.float64)) * 0).sum().backward()
@@ -226,6 +227,7 @@ def test_attached_decay_moves_every_factor_and_is_not_doubled():
     for name, parameter in model.named_parameters():
         gradient = 0.1 * before[name] if expected[name] is None else expected[name]
         torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * gradient)
+    handle.remove()
     with pytest.raises(ValueError, match="both Frobenius and L2"):
         FrobeniusDecay(model, 0.1).attach(torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1))
 

@@ -26,7 +26,7 @@ def main(path: str) -> None:
     factorized.factorize(model, rank_scale=0.3, exclude=["0"])
     groups = factorized.parameter_groups(model, 1e-3)
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
-    factorized.FrobeniusDecay(model, 1e-3, in_backward=True).attach(optimizer)
+    factorized.FrobeniusDecay(model, 1e-3).attach(optimizer, in_backward=True)
     share = {"rank": computing.rank, "world_size": computing.world_size}
     images, test = tiny.digits()
     # 96 images in batches of 28 leave a last batch of 12, and 9 test images in batches of 4 one of a single image.
