@@ -3,23 +3,25 @@
     python interactive.py data-bin/iwslt14.tokenized.de-en --path checkpoints/checkpoint_best.pt --remove-bpe < text.de
 
 The text must look like that of the training data: tokenized, in subwords. --tokenizer and --bpe-codes make it so.
-Answers every line at once, with lines that begin with O (input), H (score and hypothesis) and A (positions of the
-source words that its words are aligned with); a line without words, or with too many, with an empty hypothesis.
+Answers every line at once, with lines that begin with O- (input), H- (score and hypothesis) and A- (positions of the
+source words that its words are aligned with) and the line's number, from 0; a line without words, with too many, or
+that is not UTF-8, with an empty hypothesis. Files are translated faster in batches: --input FILE --buffer-size 1000.
 """
 
 import argparse
 import contextlib
 import functools
 import io
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fairseq import options
-from fairseq.batches import collate
+from fairseq.batches import collate, evaluation_batches
 from fairseq.bleu import detokenize
 from fairseq.corpus import Corpus
-from fairseq.dictionary import Dictionary
 from fairseq.generation import Translator, alignment_text
 from fairseq.search import Hypothesis
 from fairseq.text import decoded, read_lines
@@ -35,6 +37,9 @@ def build_parser() -> Parser:
     options.add_data_flags(parser)
     options.add_generation_flags(parser)
     add = parser.add_argument_group("text").add_argument
+    add("--input", default="-", metavar="FILE", help="text to translate (default -, standard input)")
+    size = "lines that are read, and translated together, before the first is answered (default 1, or --batch-size)"
+    add("--buffer-size", type=options.COUNT, default=0, metavar="N", help=size)
     moses = "moses: tokenize and lower-case the input as the preparation scripts do, and detokenize the answers"
     add("--tokenizer", choices=["moses"], help=moses)
     add("--bpe-codes", type=Path, metavar="FILE", help="cut the input into subwords by these merges of subword-nmt")
@@ -51,8 +56,6 @@ def check(args: argparse.Namespace) -> None:
         UserError: if they contradict each other, or what this program does.
     """
     options.check_generation(args)
-    if args.max_sentences is not None:
-        raise UserError("--batch-size has no meaning here, as every line is answered at once; leave it out")
     if args.dump:
         raise UserError("--dump has no meaning here, as there are no references; redirect the output instead")
 
@@ -77,41 +80,79 @@ def preparation(args: argparse.Namespace, language: str) -> Callable[[str], str]
     return lambda line: functools.reduce(lambda text, step: step(text), steps, line)
 
 
-def answer(line: str, translator: Translator, longest: int) -> list[Hypothesis]:
-    """Return the hypotheses about a line; an empty one for a line without words, or, with a warning, too many.
+def complain(problem: object) -> None:
+    """Say why a line is not translated; the next ones are."""
+    print(f"interactive.py: warning: {problem}; it is not translated", file=sys.stderr)
 
-    Args:
-        longest: most words of a line, its end counted.
+
+def undecodable(error: UserError) -> str:
+    """Return what stands for a line that is not UTF-8, after saying so."""
+    complain(error)
+    return ""
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """Open a file, or standard input for `-`.
+
+    Raises:
+        UserError: if it cannot be read.
     """
-    ids = translator.dictionaries[0].encode(line)
-    if len(ids) > longest:
-        too_long = f"{len(ids) - 1} words in a line are too many, the most is {longest - 1}; it is not translated"
-        print(f"interactive.py: warning: {too_long}", file=sys.stderr)
-    if not 1 < len(ids) <= longest:
-        return [Hypothesis([Dictionary.eos], 0.0, [0.0], [])]
-    batch = collate(Corpus([ids], None, *translator.dictionaries), [0])
-    (hypotheses,) = translator.translate(batch.to(translator.computing.device))
-    return hypotheses
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(name, "rb")
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def answer(lines: list[str], translator: Translator, args: argparse.Namespace) -> list[list[Hypothesis]]:
+    """Return the hypotheses about each line; an empty one for a line without words or, with a warning, too many."""
+    longest = min(args.max_source_positions, translator.max_positions[0])
+    sentences = [translator.dictionaries[0].encode(line) for line in lines]
+    for place, ids in enumerate(sentences):
+        if len(ids) > longest:
+            complain(f"{len(ids) - 1} words in a line are too many, the most is {longest - 1}")
+            sentences[place] = ids[-1:]
+    corpus = Corpus(sentences, None, *translator.dictionaries)
+    limits = {"max_tokens": args.max_tokens, "max_sentences": args.max_sentences, "max_positions": (longest, longest)}
+    answers: list = [None] * len(lines)
+    for ids in evaluation_batches(corpus, **limits, one_length=not translator.masks_padding):
+        batch = collate(corpus, ids).to(translator.computing.device)
+        for place, hypotheses in zip(batch.ids.tolist(), translator.translate(batch)):
+            answers[place] = hypotheses
+    return answers
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Answer the lines of standard input."""
+    """Answer the lines of the input."""
     args = build_parser().parse_args(argv)
     check(args)
-    translator = Translator.load(args, need_alignment=True)
-    longest = min(args.max_source_positions, translator.max_positions[0])
-    prepare = preparation(args, translator.languages[0])
-    if sys.stdin.isatty():
-        print("type a sentence and press return; end with Ctrl-D", file=sys.stderr)
-    for line in decoded(sys.stdin.buffer, "standard input"):
-        print(f"O\t{line}")
-        prepared = prepare(line)
-        for each in answer(prepared, translator, longest)[: args.nbest]:
-            text = translator.wording.text(each, prepared.split())
-            if args.tokenizer:
-                (text,) = detokenize([text], translator.languages[1])
-            print(f"H\t{each.score:.4f}\t{text}\nA\t{alignment_text(each)}")
-        sys.stdout.flush()
+    size = args.buffer_size or args.max_sentences or 1
+    with opened(args.input) as file:
+        translator = Translator.load(args, need_alignment=True)
+        prepare = preparation(args, translator.languages[0])
+        if file.isatty():
+            print("type a sentence and press return; end with Ctrl-D", file=sys.stderr)
+        lines = decoded(file, "standard input" if args.input == "-" else args.input, otherwise=undecodable)
+        for first in itertools.count(step=size):
+            buffered = list(itertools.islice(lines, size))
+            if not buffered:
+                break
+            prepared = [prepare(line) for line in buffered]
+            for number, line, source, hypotheses in zip(
+                itertools.count(first), buffered, prepared, answer(prepared, translator, args)
+            ):
+                print(f"O-{number}\t{line}")
+                for each in hypotheses[: args.nbest]:
+                    text = translator.wording.text(each, source.split())
+                    if args.tokenizer:
+                        (text,) = detokenize([text], translator.languages[1])
+                    print(f"H-{number}\t{each.score:.4f}\t{text}\nA-{number}\t{alignment_text(each)}")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

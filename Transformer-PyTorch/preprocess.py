@@ -31,11 +31,11 @@ def build_parser() -> Parser:
         add(f"--threshold{side}", type=number(int, least=0), default=0, metavar="N", help=f"leave out {name} words seen less often (default 0)")  # noqa: E501
         add(f"--nwords{side}", type=number(int, least=-1), default=-1, metavar="N", help=f"keep the N most frequent {name} words (default -1: all)")  # noqa: E501
         add(f"--{side}dict", type=Path, metavar="FILE", help=f"use this {name} dictionary")
-    add("--joined-dictionary", action="store_true", help="one dictionary of the words of both languages")
+    add("--joined-dictionary", action="store_true", help="one dictionary of the words of both languages, or that of --srcdict for both")  # noqa: E501
     add = parser.add_argument_group("output").add_argument
     add("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="gets the data (default %(default)s)")
     add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies text (default %(default)s)")
-    add("--dataset-impl", choices=indexed.FORMATS, default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both (default %(default)s)")  # noqa: E501
+    add("--dataset-impl", choices=[*indexed.FORMATS, "raw"], default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both; raw is that of --output-format (default %(default)s)")  # noqa: E501
     # fmt: on
     return parser
 
@@ -71,15 +71,19 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("no text given: --trainpref, --validpref or --testpref")
     if args.source_lang == args.target_lang:
         raise UserError(f"--source-lang and --target-lang are both {args.source_lang}")
-    if args.joined_dictionary and (args.srcdict or args.tgtdict):
-        raise UserError("--joined-dictionary makes a dictionary: leave out --srcdict and --tgtdict")
+    given = {path for path in (args.srcdict, args.tgtdict) if path}
+    if args.joined_dictionary and len(given) == 2:
+        raise UserError("--joined-dictionary is one for both: give --srcdict alone")
+    if args.joined_dictionary and given and (args.thresholdsrc or args.nwordssrc >= 0):
+        raise UserError("--srcdict is used as it is: leave out --thresholdsrc and --nwordssrc")
     if args.joined_dictionary and (args.thresholdtgt or args.nwordstgt >= 0):
         raise UserError("--joined-dictionary: limit its words with --thresholdsrc and --nwordssrc")
     for side in ("src", "tgt"):
         limited = getattr(args, f"threshold{side}") or getattr(args, f"nwords{side}") >= 0
         if getattr(args, f"{side}dict") and limited:
             raise UserError(f"--{side}dict is used as it is: leave out --threshold{side} and --nwords{side}")
-    if not args.trainpref and not (args.srcdict and (args.tgtdict or args.only_source)):
+    enough = given if args.joined_dictionary else args.srcdict and (args.tgtdict or args.only_source)
+    if not args.trainpref and not enough:
         raise UserError("dictionaries are made of the training text: give --trainpref, or --srcdict and --tgtdict")
     if args.alignfile and (not args.trainpref or args.only_source):
         raise UserError("--alignfile links training pairs: give --trainpref and no --only-source")

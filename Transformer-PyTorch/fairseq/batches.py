@@ -153,12 +153,11 @@ def evaluation_batches(
 ) -> list[numpy.ndarray]:
     """Return batches by the length of the source, which is the same in all of a batch, so that it needs no padding.
 
-
     Args:
         corpus: sentences, with or without translations.
         max_tokens, max_sentences, max_positions: as for `training_batches`.
         longest_first: begin with the longest.
-        skip_invalid: leave out pairs with a side that is empty or too long, with a warning.
+        skip_invalid: leave out pairs with a side that is too long, with a warning.
         one_length: False fills batches up with sentences of the next length, for models that padding does not disturb.
         leave_out_empty: leave out pairs with an empty side, with a warning, as `training_batches` does.
 
@@ -166,7 +165,7 @@ def evaluation_batches(
         UserError: if a side is too long, and such pairs are not to be left out.
     """
     fitting = _valid(corpus, max_positions, shortest=1)
-    valid = _valid(corpus, max_positions, shortest=2 if leave_out_empty or skip_invalid else 1)
+    valid = _valid(corpus, max_positions, shortest=2 if leave_out_empty else 1)
     if not skip_invalid and not fitting.all():
         complaint = _complaint(corpus, fitting, max_positions)
         raise UserError(f"{complaint}; --skip-invalid-size-inputs-valid-test leaves them out")

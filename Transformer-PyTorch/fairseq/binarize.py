@@ -57,7 +57,7 @@ def binarize(settings: Settings) -> None:
             other data that new dictionaries would make unreadable; if it cannot be written.
     """
     lengths = _check_texts(settings)
-    with folders.whole(settings.folder, check=partial(_check_folder, settings.folder)) as folder:
+    with folders.whole(settings.folder, superseded=partial(_superseded, settings)) as folder:
         dictionaries = _dictionaries(settings, lengths)
         for language, dictionary in dictionaries.items():
             dictionary.save(folder / f"dict.{language}.txt")
@@ -92,6 +92,7 @@ def _check_texts(settings: Settings) -> dict[str, int]:
 
 def _dictionaries(settings: Settings, lengths: dict[str, int]) -> dict[str, Dictionary]:
     """Return the dictionary of each language: given, counted over its training text, or over that of both."""
+    source, target = settings.dictionaries
 
     def build(languages: tuple[str, ...], side: int) -> Dictionary:
         texts = (_read(settings, "train", language, lengths["train"], "counting") for language in languages)
@@ -101,10 +102,11 @@ def _dictionaries(settings: Settings, lengths: dict[str, int]) -> dict[str, Dict
 
     both = (settings.source, settings.target)
     if settings.joined:
-        return dict.fromkeys(both, build(both, 0))
+        given = source or target
+        return dict.fromkeys(both, Dictionary.load(given) if given else build(both, 0))
     return {
         language: Dictionary.load(given) if given else build((language,), side)
-        for side, (language, given) in enumerate(zip(both, settings.dictionaries))
+        for side, (language, given) in enumerate(zip(both, (source, target)))
         if given or language in settings.languages
     }
 
@@ -158,19 +160,38 @@ def _lexicon(settings: Settings, length: int, dictionaries: dict[str, Dictionary
         yield f"{source[word]} {target[counts[word].most_common(1)[0][0]]}"
 
 
-def _check_folder(folder: Path, new: Path) -> None:
-    """Raise a `UserError` if the files in `new`, brought into `folder`, would make others there unreadable or hide."""
+# <split>.<language> is text, and so is, in folders of fairseq, <split>.<pair>.<language>; with .idx and .bin, numbers.
+_DATA = re.compile(r"(?P<kind>train|valid|test)(?P<number>\d*)\.((?P<pair>.+)\.)?(?P<language>[^.]+)")
+
+
+def _superseded(settings: Settings, new: Path) -> Iterator[str]:
+    """Yield the names of the files in the folder that those in `new` take the place of, whatever their form.
+
+    The splits `test`, `test1` and so on are one list, which is replaced as a whole; so with `valid`.
+
+    Raises:
+        UserError: if other files would be made unreadable, or be read together with the new ones.
+    """
+    folder, pair = settings.folder, (settings.source, settings.target)
+    names = {"-".join(pair), "-".join(reversed(pair))}
+    kinds = {split.rstrip("0123456789") for split in settings.splits}
     old_names, new_names = ({path.name for path in place.glob("*")} for place in (folder, new))
     for name in sorted(old_names - new_names):
-        # <split>.<language> is text, <split>.<pair>.<language>.idx and .bin are numbers.
-        parts = name.removesuffix(".idx").removesuffix(".bin").split(".")
-        dictionary = f"dict.{parts[-1]}.txt"
-        if not re.fullmatch(r"(train|valid|test)\d*", parts[0]) or dictionary not in old_names & new_names:
+        if name == f"alignment.{settings.source}-{settings.target}.txt" and "train" in kinds:
+            yield name
+        match = _DATA.fullmatch(name.removesuffix(".idx").removesuffix(".bin"))
+        if not match:
             continue
-        if (folder / dictionary).read_bytes() != (new / dictionary).read_bytes():
+        same_pair = match["pair"] in names or (match["pair"] is None and match["language"] in pair)
+        if same_pair and match["kind"] in kinds:
+            if match["kind"] == "train" and match["number"]:
+                raise UserError(f"{folder / name} would be read as more of the new training data; remove it first")
+            yield name
+            continue
+        dictionary = f"dict.{match['language']}.txt"
+        replaced = dictionary in old_names & new_names
+        if replaced and (folder / dictionary).read_bytes() != (new / dictionary).read_bytes():
             raise UserError(
                 f"{folder / name} needs the {dictionary} beside it, which would be replaced by another; "
                 "use another --destdir, or remove the old files"
             )
-        if name.endswith(".idx") and f"{parts[0]}.{parts[-1]}" in new_names:
-            raise UserError(f"{folder / name} would be read in place of the raw text; use another --destdir")

@@ -2,20 +2,24 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy
 
 from lab.cli import UserError
 
-from . import indexed
+from . import folders, indexed
 from .dictionary import Dictionary
 from .indexed import Sentences
 from .text import read_lines
 
-# <split>.<pair>.<language>.idx; how pair divides, if languages have hyphens, is known from the language.
-_INDEX = re.compile(r"(?P<split>[^.]+)\.(?P<pair>.+-.+)\.(?P<language>[^.]+)\.idx")
+_Side = tuple[Sentences, list[str] | None]
+"""The sentences of a language and, where they were read from it, their text."""
+
+# <split>.<pair>.<language>, with .idx or, where it is text, without; how pair divides, if languages have hyphens, is
+# known from the language.
+_NAME = re.compile(r"(?P<split>[^.]+)\.(?P<pair>.+-.+)\.(?P<language>[^.]+)")
 
 
 class Corpus:
@@ -66,6 +70,7 @@ def find_languages(folder: Path, source: str | None = None, target: str | None =
     """
     if not Path(folder).is_dir():
         raise UserError(f"no such folder: {folder}; preprocess.py makes it")
+    folders.check_whole(Path(folder))
     if source and target:
         if not all((Path(folder) / f"dict.{language}.txt").is_file() for language in (source, target)):
             raise UserError(f"{folder} has no data of {source} and {target}: {_contents(folder)}")
@@ -113,27 +118,52 @@ def load_split(
         UserError: if it is missing, damaged, or not numbered by these dictionaries, or the sides differ in length.
     """
     folder = Path(folder)
-    sides = []
-    for language, dictionary in zip((source, target), dictionaries):
-        parts = []
-        for number in itertools.count() if split == "train" else [0]:
-            part = _load_side(folder, f"{split}{number or ''}", (source, target), language, dictionary, text)
-            if part is None:
-                break
-            parts.append(part)
-        sides.append(parts)
-    for language, parts in zip((source, target), sides):
-        if not parts and (language == source or need_target):
-            missing = f"text {split}.{language}" if text else f"{split} in {language}"
-            raise UserError(f"{folder} has no {missing}: {_contents(folder)}")
-    lengths = [[len(sentences) for sentences, _ in parts] for parts in sides]
-    if sides[1] and lengths[0] != lengths[1]:
-        raise UserError(f"{folder}: {split} has {lengths[0]} sentences in {source} and {lengths[1]} in {target}")
-    (source_sentences, source_lines), (target_sentences, target_lines) = map(_join, sides)
+    parts: list[tuple[_Side, _Side | None]] = []
+    for number in itertools.count() if split == "train" else [0]:
+        part = _load_part(folder, f"{split}{number or ''}", (source, target), dictionaries, text, need_target)
+        if part is None:
+            break
+        parts.append(part)
+    if not parts:
+        raise UserError(f"{folder} has no {_missing(split, source, text)}: {_contents(folder)}")
+    targets = [part for _, part in parts if part is not None]
+    if targets:
+        lengths = [[len(sentences) for sentences, _ in side] for side in ([part for part, _ in parts], targets)]
+        if lengths[0] != lengths[1]:
+            raise UserError(f"{folder}: {split} has {lengths[0]} sentences in {source} and {lengths[1]} in {target}")
+    (source_sentences, source_lines), (target_sentences, target_lines) = (
+        _join([part for part, _ in parts]),
+        _join(targets),
+    )
     return Corpus(source_sentences, target_sentences, *dictionaries, source_lines, target_lines)
 
 
-def _join(parts: list[tuple[Sentences, list[str] | None]]) -> tuple[Sentences | None, list[str] | None]:
+def _load_part(
+    folder: Path,
+    split: str,
+    pair: tuple[str, str],
+    dictionaries: tuple[Dictionary, Dictionary],
+    text: bool,
+    need_target: bool,
+) -> tuple[_Side, _Side | None] | None:
+    """Return both sides of a split, the second of which may be missing, or None if there is no source."""
+    forms = (_text,) if text else (_numbers, _text)
+    for form in forms:
+        source = form(folder, split, pair, pair[0], dictionaries[0])
+        if source is not None:
+            # In the same form: numbers beside text are of another run.
+            target = form(folder, split, pair, pair[1], dictionaries[1])
+            if target is None and need_target:
+                raise UserError(f"{folder} has no {_missing(split, pair[1], form is _text)}: {_contents(folder)}")
+            return source, target
+    return None
+
+
+def _missing(split: str, language: str, text: bool) -> str:
+    return f"text {split}.{language}" if text else f"{split} in {language}"
+
+
+def _join(parts: list[_Side]) -> _Side | tuple[None, None]:
     if not parts:
         return None, None
     (sentences, lines), *others = parts
@@ -143,19 +173,24 @@ def _join(parts: list[tuple[Sentences, list[str] | None]]) -> tuple[Sentences | 
     return sentences, lines
 
 
-def _load_side(
-    folder: Path, split: str, pair: tuple[str, str], language: str, dictionary: Dictionary, text: bool
-) -> tuple[Sentences, list[str] | None] | None:
-    """Return the sentences of one side and, if they were read from it, their text; None if there are no files."""
+def _numbers(folder: Path, split: str, pair: tuple[str, str], language: str, dictionary: Dictionary) -> _Side | None:
+    """Return the sentences of one side that are there as numbers; None if there are no files."""
     for one, other in (pair, pair[::-1]):
         prefix = folder / f"{split}.{one}-{other}.{language}"
-        if not text and any(path.exists() for path in indexed.names(prefix)):
+        if any(path.exists() for path in indexed.names(prefix)):
             sentences = indexed.read(prefix)
             _check(sentences, dictionary, prefix)
             return sentences, None
-    if (folder / f"{split}.{language}").is_file():
-        lines = list(read_lines(folder / f"{split}.{language}"))
-        return Sentences.of(map(dictionary.encode, lines)), lines
+    return None
+
+
+def _text(folder: Path, split: str, pair: tuple[str, str], language: str, dictionary: Dictionary) -> _Side | None:
+    """Return the sentences of one side that are there as text, and the text; None if there is no file."""
+    for infix in ("", *(f".{one}-{other}" for one, other in (pair, pair[::-1]))):  # the first is ours
+        path = folder / f"{split}{infix}.{language}"
+        if path.is_file():
+            lines = list(read_lines(path))
+            return Sentences.of(map(dictionary.encode, lines)), lines
     return None
 
 
@@ -170,21 +205,31 @@ def _check(sentences: Sentences, dictionary: Dictionary, prefix: Path) -> None:
         raise UserError(f"{prefix}.bin has sentences without an end (</s>, {dictionary.eos}); run preprocess.py again")
 
 
+def _names(folder: Path) -> Iterator[re.Match]:
+    """Yield what the names of files with a pair of languages say."""
+    return filter(None, (_NAME.fullmatch(path.name.removesuffix(".idx")) for path in Path(folder).iterdir()))
+
+
+def _pair(match: re.Match) -> tuple[str, str] | None:
+    """Return the pair of languages of a name, or None if it is that of no data."""
+    pair, language = match["pair"], match["language"]
+    if pair.startswith(f"{language}-"):
+        return language, pair.removeprefix(f"{language}-")
+    if pair.endswith(f"-{language}"):
+        return pair.removesuffix(f"-{language}"), language
+    return None
+
+
 def _pairs(folder: Path) -> set[tuple[str, str]]:
-    found = set()
-    for match in filter(None, (_INDEX.fullmatch(path.name) for path in Path(folder).iterdir())):
-        pair, language = match["pair"], match["language"]
-        if pair.startswith(f"{language}-"):
-            found.add((language, pair.removeprefix(f"{language}-")))
-        elif pair.endswith(f"-{language}"):
-            found.add((pair.removesuffix(f"-{language}"), language))
-    return found
+    return set(filter(None, map(_pair, _names(folder))))
 
 
 def _contents(folder: Path) -> str:
     """Say in a few words what data are in `folder`."""
-    splits = {match["split"] for match in (_INDEX.fullmatch(path.name) for path in Path(folder).iterdir()) if match}
+    splits = {match["split"] for match in _names(folder) if _pair(match)}
     pairs = sorted("-".join(pair) for pair in _pairs(folder))
-    if not pairs:
-        return "it has no binary files (.idx) of preprocess.py"
-    return f"it has {', '.join(sorted(splits))} of {', '.join(pairs)}"
+    if pairs:
+        return f"it has {', '.join(sorted(splits))} of {', '.join(pairs)}"
+    languages = sorted(path.name.split(".")[1] for path in Path(folder).glob("dict.*.txt"))
+    texts = sorted(path.name for path in Path(folder).iterdir() if path.suffix.removeprefix(".") in languages)
+    return f"it has the texts {', '.join(texts)}" if texts else "it has no binary files (.idx) of preprocess.py"

@@ -108,7 +108,11 @@ class Translator:
             normalize=not args.unnormalized,
             lenpen=args.lenpen,
             unkpen=args.unkpen,
+            min_len=args.min_len,
+            temperature=args.temperature,
             sampling=args.sampling,
+            topk=args.sampling_topk if args.sampling_topk > 0 else None,
+            topp=args.sampling_topp if args.sampling_topp > 0 else None,
         )
         return cls(
             models,
@@ -136,27 +140,31 @@ class Translator:
         return all(model.config.cross_mask for model in self.models)
 
     def translate(self, batch: Batch) -> list[list[Hypothesis]]:
-        """Return the hypotheses for each sentence of the batch, best first.
+        """Return the hypotheses for each sentence of the batch, best first; for one without words an empty one.
 
         Raises:
             RunError: if the models' outputs are not numbers.
         """
         lengths = batch.source.ne(Dictionary.pad).sum(1).tolist()
+        full = sum(length > 1 for length in lengths)  # the others, which only have an end, are the last of a batch
+        nothing = [[Hypothesis([Dictionary.eos], 0.0, [0.0], [])]] * (len(lengths) - full)
+        if not full:
+            return nothing
         longest = self.max_positions[1] - 1
-        limit = torch.tensor([min(int(self.max_len_a * length + self.max_len_b), longest) for length in lengths])
+        limit = torch.tensor([min(int(self.max_len_a * length + self.max_len_b), longest) for length in lengths[:full]])
         found = self._timed(
             search,
             self.models,
-            batch.source,
+            batch.source[:full],
             limit.to(batch.source.device),
             self.settings,
-            prefix=batch.target[:, : self.prefix_size] if self.prefix_size else None,
+            prefix=batch.target[:full, : self.prefix_size] if self.prefix_size else None,
             need_alignment=self.need_alignment,
             generator=self.generator,
         )
         if not all(found):
             raise RunError("no translation has a probability: the model's outputs are not numbers (nan)")
-        return found
+        return found + nothing
 
     def score_references(self, batch: Batch) -> list[list[Hypothesis]]:
         """Return the reference of each sentence as its only hypothesis; the score is the mean log-probability."""

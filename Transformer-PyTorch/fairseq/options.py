@@ -25,7 +25,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("--target-lang", "-t", metavar="LANG", help="language to translate to (default: that of the files in DIR)")
     add("--max-source-positions", type=POSITIVE, default=1024, metavar="N", help="longest source (default 1024)")
     add("--max-target-positions", type=POSITIVE, default=1024, metavar="N", help="longest target (default 1024)")
-    add("--skip-invalid-size-inputs-valid-test", action="store_true", help="skip what is empty or too long")
+    add("--skip-invalid-size-inputs-valid-test", action="store_true", help="skip what is too long")
     add("--max-tokens", type=POSITIVE, default=6000, metavar="N", help="tokens of a batch, with padding (default 6000)")
     add("--max-sentences", "--batch-size", type=POSITIVE, metavar="N", help="sentences of a batch (default: any)")
     # fmt: on
@@ -97,7 +97,7 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("generation")
     add = group.add_argument
     # fmt: off
-    add("--path", type=Path, action="append", required=True, metavar="FILE", help="checkpoint; given several times, the models' probabilities are averaged")  # noqa: E501
+    add("--path", type=_paths, action="extend", required=True, metavar="FILE", help="checkpoint; given several times, or as FILE:FILE, the models' probabilities are averaged")  # noqa: E501
     add("--beam", type=POSITIVE, default=5, metavar="N", help="hypotheses kept for each sentence (default 5)")
     add("--nbest", type=POSITIVE, default=1, metavar="N", help="hypotheses printed for each sentence (default 1)")
     add("--max-len-a", type=REAL, default=0.0, metavar="A", help="a translation has at most A * source length + B words")  # noqa: E501
@@ -108,9 +108,18 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add("--lenpen", type=REAL, default=1.0, metavar="P", help="divide scores by length ** P (default 1)")
     add("--unkpen", type=number(float), default=0.0, metavar="C", help="subtract C from the score of an unknown word")
     add("--replace-unk", nargs="?", const=True, type=Path, metavar="FILE", help="replace unknown words by the source word they are aligned with, or what FILE (lines 'source target') has for it; reads raw text")  # noqa: E501
+    add("--min-len", type=POSITIVE, default=1, metavar="N", help="a translation has at least N words (default 1)")
+    add("--temperature", type=number(float, above=0), default=1.0, metavar="T", help="divide logits by T (default 1)")
     add("--sampling", action="store_true", help="draw N translations instead of searching; needs --nbest N as well")
+    add("--sampling-topk", type=number(int, least=-1), default=-1, metavar="K", help="draw from the K likeliest words (default -1: all)")  # noqa: E501
+    add("--sampling-topp", type=number(float, least=-1, most=1), default=-1.0, metavar="P", help="draw from the likeliest words with the probability P together (default -1: all)")  # noqa: E501
     add("--no-beamable-mm", action="store_true", help="accepted, without effect")
     # fmt: on
+
+
+def _paths(text: str) -> list[Path]:
+    names = [text] if Path(text).exists() else text.split(os.pathsep)  # as in fairseq
+    return [Path(name) for name in names if name]
 
 
 def check_generation(args: argparse.Namespace) -> None:
@@ -123,6 +132,13 @@ def check_generation(args: argparse.Namespace) -> None:
         raise UserError(f"--nbest {args.nbest} hypotheses cannot be had from --beam {args.beam}; raise it")
     if args.sampling and args.nbest != args.beam:
         raise UserError(f"--sampling draws --beam {args.beam} translations: give --nbest {args.beam}, too")
+    for flag in ("sampling_topk", "sampling_topp"):
+        if getattr(args, flag) > 0 and not args.sampling:
+            raise UserError(f"--{flag.replace('_', '-')} has no effect without --sampling")
+    if args.sampling_topk > 0 and args.sampling_topp > 0:
+        raise UserError("--sampling-topk and --sampling-topp are two ways to choose words: give only one")
+    if not args.max_len_a and args.min_len > args.max_len_b:
+        raise UserError(f"--min-len {args.min_len} is above --max-len-b {args.max_len_b}, the most")
     training = ["spectral", "spectral_quekey", "spectral_outval", "wd2fd", "wd2fd_quekey", "wd2fd_outval"]
     for name in [*training, "frobenius_decay"]:
         if getattr(args, name):

@@ -76,7 +76,20 @@ def random_logits(size: int, seed: int = 0, scale: float = 2.0):
     return logits
 
 
-def plain_search(logits, source, limit, beam, *, early_stop=True, normalize=True, lenpen=1.0, unkpen=0.0, prefix=()):
+def plain_search(
+    logits,
+    source,
+    limit,
+    beam,
+    *,
+    early_stop=True,
+    normalize=True,
+    lenpen=1.0,
+    unkpen=0.0,
+    min_len=1,
+    temperature=1.0,
+    prefix=(),
+):
     """Return [(words, score)] of one sentence, best first: the definition, hypothesis by hypothesis."""
     active, finished = [((EOS,), 0.0)], []
 
@@ -93,7 +106,7 @@ def plain_search(logits, source, limit, beam, *, early_stop=True, normalize=True
     for t in range(limit + 1):
         candidates = []
         for words, total in active:
-            log_probs = logits(source, words).log_softmax(-1).tolist()
+            log_probs = (logits(source, words) / temperature).log_softmax(-1).tolist()
             log_probs[UNK] -= unkpen
             for word, log_prob in enumerate(log_probs):
                 if word != PAD and log_prob > -inf:
@@ -106,7 +119,7 @@ def plain_search(logits, source, limit, beam, *, early_stop=True, normalize=True
             break
         if t < len(prefix):
             candidates = [item for item in candidates if item[0][-1] == prefix[t]]
-        if t == 0:
+        if t < min_len:
             candidates = [item for item in candidates if item[0][-1] != EOS]
         for words, total in candidates[:beam]:
             if words[-1] == EOS:

@@ -96,6 +96,32 @@ def test_raw_text(folder):
     assert load(folder, "valid").source_lines is None
 
 
+def test_raw_text_of_fairseq(tmp_path):
+    GERMAN.save(tmp_path / "dict.de.txt")
+    ENGLISH.save(tmp_path / "dict.en.txt")
+    (tmp_path / "train.de-en.de").write_text("ein haus\n")
+    (tmp_path / "train.de-en.en").write_text("a house\n")
+    (tmp_path / "train1.de-en.de").write_text("haus\n")
+    (tmp_path / "train1.de-en.en").write_text("house\n")
+    for given, pair in [((), ("de", "en")), (("en",), ("en", "de"))]:
+        assert find_languages(tmp_path, *given) == pair
+        corpus = load(tmp_path, "train", *pair)
+        sides = {"de": [[4, 5, 2], [5, 2]], "en": [[4, 5, 2], [5, 2]]}
+        assert [sentence.tolist() for sentence in corpus.source] == sides[pair[0]]
+        assert [sentence.tolist() for sentence in corpus.target] == sides[pair[1]]
+    assert corpus.source_lines == ["a house", "house"]
+    with pytest.raises(UserError, match="has no valid in de: it has train, train1 of de-en"):
+        load(tmp_path, "valid")
+
+
+def test_text_of_one_language_does_not_go_with_numbers_of_the_other(folder):
+    write(folder, "test.de-en.de", [[4, 2]])
+    (folder / "test.en").write_text("a house\n")
+    assert load(folder, "test", need_target=False).target is None
+    with pytest.raises(UserError, match="has no test in en"):
+        load(folder, "test")
+
+
 def test_text_can_be_asked_for(folder):
     with pytest.raises(UserError, match="has no text valid.de"):
         load(folder, "valid", text=True)

@@ -1,7 +1,9 @@
 """generate.py: what it prints, against the model and the references; its flags; its dump."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import generate
@@ -9,12 +11,14 @@ import pytest
 import sacrebleu
 import torch
 from fairseq import checkpoint
+from fairseq.binarize import Settings, binarize
+from fairseq.bleu import detokenize
 from fairseq.corpus import load_dictionaries
 from fairseq.dictionary import Dictionary
 from fairseq.generation import Wording
 from fairseq.search import Hypothesis
 
-from tests.transformer.translation import LANGUAGES, TEST, make_checkpoint, make_data
+from tests.transformer.translation import LANGUAGES, TEST, make_checkpoint, make_data, write_text
 
 SHORT = ["--max-len-b", "6", "--device", "cpu"]
 
@@ -121,6 +125,37 @@ def test_last_lines_and_dump(translations, capsys, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bleu.log", "bleu.log.json"]
 
 
+@pytest.mark.parametrize("flags", [[], ["--skip-invalid-size-inputs-valid-test"], ["--prefix-size", "1"]])
+def test_empty_lines_have_an_answer_and_are_scored(translations, capsys, tmp_path, flags):
+    german, english = ["eins zwei", "", "drei", ""], ["one two", "four", "", ""]
+    data = shutil.copytree(translations.raw, tmp_path / "data")
+    write_text(data, "test", {"de": german, "en": english})
+    found = translations.run(capsys, *flags, "-s", "de", "-t", "en", data=data)
+    answers = {number: text for number, _, text in found["H"]}
+    assert sorted(answers) == [0, 1, 2, 3] and sorted(number for number, *_ in found["T"]) == [0, 1, 2, 3]
+    assert answers[1] == answers[3] == "" and answers[0] and answers[2]
+    assert [score for number, score, _ in found["H"] if number in (1, 3)] == ["0.0000", "0.0000"]
+    system = [answers[number] for number in range(4)]
+    expected = sacrebleu.corpus_bleu(detokenize(system, "en"), [english], force=True)
+    sacre, done, score = found["end"]
+    assert f"sacreBLEU = {expected.score:.2f} " in sacre and "Translated 4 sentences" in done
+    assert f"syslen={sum(len(text.split()) for text in system)}, reflen=3" in score
+
+
+def test_pieces_of_sentencepiece_are_joined(tmp_path, capsys):
+    words = "\u2581ei ns \u2581zw ei"
+    splits = {
+        name: str(write_text(tmp_path / "text", name, {"de": [words, words], "en": [words, words]}))
+        for name in ("train", "test")
+    }
+    binarize(Settings(*LANGUAGES, splits, tmp_path / "data"))
+    path = make_checkpoint(tmp_path / "model.pt", tmp_path / "data")
+    generate.main([str(tmp_path / "data"), "--path", str(path), *SHORT, "--remove-bpe", "sentencepiece"])
+    out = capsys.readouterr().out
+    assert "S-0\teins zwei\n" in out and "T-0\teins zwei\n" in out and "reflen=4" in out
+    assert "\u2581" not in out
+
+
 def test_a_sentence_does_not_depend_on_its_batch(translations, capsys):
     together = translations.run(capsys, "--no-early-stop")
     for flags in (["--batch-size", "1"], ["--max-tokens", "8"]):
@@ -175,6 +210,8 @@ def test_several_models(translations, capsys):
     alone = scores(translations.run(capsys)["H"])
     assert scores(translations.run(capsys, path=[translations.path] * 2)["H"]) == alone
     found = translations.run(capsys, path=[translations.path, translations.other])
+    joined = f"{translations.path}{os.pathsep}{translations.other}"
+    assert translations.run(capsys, path=joined)["H"] == found["H"]
     models = [translations.model(path) for path in (translations.path, translations.other)]
     for (number, _, text), (_, each) in zip(found["H"], found["P"]):
         source = translations.dictionaries[0].encode(TEST["de"][number]).tolist()

@@ -26,6 +26,13 @@ BOTH = [
     (["--beam", "two"], "not two"),
     (["--nbest", "6"], "--nbest 6 hypotheses cannot be had from --beam 5"),
     (["--sampling"], "give --nbest 5"),
+    (["--sampling-topk", "3"], "--sampling-topk has no effect without --sampling"),
+    (["--sampling", "--nbest", "5", "--sampling-topk", "3", "--sampling-topp", "0.5"], "give only one"),
+    (["--sampling-topp", "1.5"], "at most 1"),
+    (["--temperature", "0"], "above 0"),
+    (["--min-len", "0"], "at least 1"),
+    (["--min-len", "9", "--max-len-b", "8"], "--min-len 9 is above --max-len-b 8"),
+    (["--path", "MODEL:nowhere.pt"], "no such file: "),
     (["--lenpen", "-1"], "at least 0"),
     (["--unkpen", "nan"], "must be a number"),
     (["--max-len-b", "-1"], "at least 0"),
@@ -56,10 +63,11 @@ GENERATE = [
     (["--data", "LATIN_TEXT", "-s", "de", "-t", "en"], "test.de, line 2: not UTF-8"),
     (["--data", "NOTHING", "-s", "de", "-t", "en"], "has no sentences"),
     (["--data", "CUT_DATA"], "test.de-en.de"),
-    (["--data", "SOURCE_ONLY", "-s", "de", "-t", "en", "--score-reference"], "has no test in en"),
+    (["--data", "SOURCE_ONLY", "-s", "de", "-t", "en", "--score-reference"], "has no text test.en"),
 ]
 INTERACTIVE = [
-    (["--batch-size", "8"], "--batch-size has no meaning here"),
+    (["--input", "nowhere"], "cannot read nowhere: No such file"),
+    (["--buffer-size", "-1"], "at least 0"),
     (["--dump", "bleu.log"], "--dump has no meaning here"),
     (["--score-reference"], "unrecognized"),
     (["--bpe-codes", "nowhere"], "cannot read nowhere"),
@@ -138,15 +146,6 @@ def test_generate(paths, tmp_path, monkeypatch, capsys, flags, complaint):
 def test_interactive(paths, tmp_path, monkeypatch, capsys, flags, complaint):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"eins\n")))
     assert complaint in complaint_of(interactive, paths, tmp_path, monkeypatch, capsys, flags)
-
-
-def test_input_that_is_not_utf8(paths, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"eins\nzw\xf6lf\n")))
-    with pytest.raises(SystemExit) as stop:
-        run(lambda: interactive.main([paths["DATA"], "--path", paths["MODEL"], "--max-len-b", "3"]), "program")
-    output = capsys.readouterr()
-    assert (stop.value.code, output.out.count("O\t")) == (2, 1)
-    assert output.err == "program: error: standard input, line 2: not UTF-8; convert the file to UTF-8\n"
 
 
 def test_a_model_that_is_not_a_number(paths, tmp_path, monkeypatch, capsys):

@@ -28,12 +28,22 @@ def arguments(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def ask(arguments, monkeypatch, capsys):
-    """Call interactive.py with these lines on standard input; return the lines of its answer, divided at tabs."""
+    """Call interactive.py with this text on standard input; return the lines of its answer, divided at tabs.
 
-    def ask(text: str, *flags: str) -> list[list[str]]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    The number of the line, which all begin with, is checked and left out.
+    """
+
+    def ask(text: str | bytes, *flags: str) -> list[list[str]]:
+        content = text if isinstance(text, bytes) else text.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         interactive.main([*arguments, *flags])
-        return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        number, answers = -1, []
+        for line in capsys.readouterr().out.splitlines():
+            kind, *fields = line.split("\t")
+            number += kind.startswith("O")
+            assert re.fullmatch(rf"[OHA]-{number}", kind)
+            answers.append([kind[0], *fields])
+        return answers
 
     return ask
 
@@ -58,6 +68,57 @@ def test_answers_are_those_of_generate(ask, arguments, capsys):
             assert float(ours[2]) == pytest.approx(float(theirs[2]), abs=2e-4)
             ours, theirs = (*ours[:2], ours[3]), (*theirs[:2], theirs[3])
         assert ours == theirs
+
+
+@pytest.mark.parametrize("flags", [["--buffer-size", "100"], ["--buffer-size", "3", "--batch-size", "2"]])
+def test_buffers_and_files_give_the_same_answers(ask, tmp_path, flags):
+    text = "".join(f"{line}\n" for line in [*TEST["de"][:3], "", "zwei " * 38, *TEST["de"][3:]])
+    one_by_one = ask(text, "--nbest", "2")
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    for content, more in ((text, []), ("", ["--input", str(tmp_path / "text")])):
+        buffered = ask(content, "--nbest", "2", *flags, *more)
+        for ours, theirs in zip(buffered, one_by_one, strict=True):
+            if ours[0] == "H":
+                assert float(ours.pop(1)) == pytest.approx(float(theirs[1]), abs=2e-4)
+                theirs = [theirs[0], theirs[2]]
+            assert ours == theirs
+
+
+def test_batches_hold_what_was_asked_for(ask, monkeypatch):
+    sizes = []
+    translate = interactive.Translator.translate
+
+    def counted(self, batch):
+        sizes.append(len(batch))
+        return translate(self, batch)
+
+    monkeypatch.setattr(interactive.Translator, "translate", counted)
+    for flags, expected in (
+        ([], [1] * 7),
+        (["--buffer-size", "5"], [5, 2]),
+        (["--batch-size", "3"], [3, 3, 1]),
+        (["--batch-size", "2", "--buffer-size", "7"], [2, 2, 2, 1]),
+        (["--buffer-size", "7", "--max-tokens", "12"], [4, 2, 1]),
+    ):
+        sizes.clear()
+        ask("\n".join(TEST["de"]), *flags)
+        assert sizes == expected
+
+
+def test_lines_that_are_not_utf8_are_passed_over(arguments, monkeypatch, capsys):
+    content = b"\xef\xbb\xbfeins\n\xff\xfe\nzw\xf6lf\nzwei\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    interactive.main(arguments)
+    output = capsys.readouterr()
+    lines = [line.split("\t") for line in output.out.splitlines()]
+    assert [line[0] for line in lines] == [f"{kind}-{number}" for number in range(4) for kind in "OHA"]
+    assert lines[0][1] == "eins" and lines[3:9] == [
+        [f"{kind}-{number}", *rest] for number in (1, 2) for kind, *rest in (["O", ""], ["H", "0.0000", ""], ["A", ""])
+    ]
+    assert lines[10][2] != ""
+    warnings = output.err.splitlines()
+    assert [line.split(":")[2] for line in warnings] == [" standard input, line 2", " standard input, line 3"]
+    assert all(line.endswith("not UTF-8; convert the file to UTF-8; it is not translated") for line in warnings)
 
 
 def test_lines_without_words_and_with_too_many(ask, capsys):
@@ -103,11 +164,11 @@ def test_a_pipe_gets_its_answer_before_the_next_line(arguments):
         [sys.executable, PROGRAM, *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROGRAM.parent, text=True,
     )  # fmt: skip
-    for line in ("eins zwei", "", "drei"):
+    for number, line in enumerate(("eins zwei", "", "drei")):
         process.stdin.write(f"{line}\n")
         process.stdin.flush()
-        assert process.stdout.readline() == f"O\t{line}\n"
-        assert process.stdout.readline().startswith("H\t")
-        assert process.stdout.readline().startswith("A\t")
+        assert process.stdout.readline() == f"O-{number}\t{line}\n"
+        assert process.stdout.readline().startswith(f"H-{number}\t")
+        assert process.stdout.readline().startswith(f"A-{number}\t")
     rest, errors = process.communicate()
     assert (rest, errors, process.returncode) == ("", "", 0)

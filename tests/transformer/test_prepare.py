@@ -13,7 +13,7 @@ import pytest
 from fairseq.corpus import load_dictionaries, load_split
 from fairseq.preparation import tokens
 from fairseq.preparation.corpora import CORPORA, segments, talks
-from fairseq.text import join_subwords
+from fairseq.subwords import join_subwords
 
 from tests.transformer.programs import complaint_about, load_program, snapshot
 

@@ -1,5 +1,7 @@
 """preprocess.py: what it writes, that it keeps what must not be replaced, and what a mistake is told."""
 
+import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -31,6 +33,8 @@ def text(tmp_path, monkeypatch) -> Path:
     Path("latin.de").write_bytes("ein haus\nein Bär\n".encode("latin-1"))
     Path("latin.en").write_text("a house\na bear\n")
     Path("alone.de").write_text("haus\n")
+    Path("wide.de").write_text("ein haus\n", encoding="utf-16")
+    Path("wide.en").write_text("a house\n")
     Path("links").write_text("0-0 1-1\n0-0 1-1 2-2\n\n0-0 1-1 2-2 3-3\n")
     Path("short_links").write_text("0-0\n")
     Path("far_links").write_text("0-0\n0-3\n\n\n")
@@ -109,6 +113,30 @@ def test_joined_dictionary(text):
     assert Path("data-bin/dict.en.txt").read_text() == Path("data-bin/dict.de.txt").read_text()
 
 
+def test_a_given_joined_dictionary_is_that_of_both(text):
+    call("--trainpref train --joined-dictionary")
+    given = Path("data-bin/dict.de.txt").read_bytes()
+    for flag in ("--srcdict", "--tgtdict"):
+        call(f"--testpref test --joined-dictionary {flag} data-bin/dict.de.txt --destdir {flag[2:]}")
+        assert Path(flag[2:], "dict.de.txt").read_bytes() == Path(flag[2:], "dict.en.txt").read_bytes() == given
+
+
+def test_a_byte_order_mark_is_no_word(text):
+    call("--trainpref train --destdir plain")
+    for language in ("de", "en"):
+        path = Path(f"train.{language}")
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    call("--trainpref train --destdir marked")
+    assert {path.name: path.read_bytes() for path in Path("marked").iterdir()} == {
+        path.name: path.read_bytes() for path in Path("plain").iterdir()
+    }
+    call("--trainpref train --output-format raw --destdir raw")
+    assert not Path("raw/train.de").read_bytes().startswith(b"\xef\xbb\xbf")
+    Path("marked.txt").write_bytes(b"\xef\xbb\xbf" + Path("plain/dict.de.txt").read_bytes())
+    call("--trainpref train --srcdict marked.txt --destdir given")
+    assert Path("given/dict.de.txt").read_bytes() == Path("plain/dict.de.txt").read_bytes()
+
+
 def test_source_alone(text):
     call("--trainpref train --validpref alone --only-source")
     assert sorted(path.name for path in Path("data-bin").glob("dict*")) == ["dict.de.txt"]
@@ -144,6 +172,89 @@ def test_adding_a_split_keeps_the_others(text):
     assert words("data-bin", "test")[0] == ["das <unk>"]
 
 
+def names(folder: str, beginning: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).glob(f"{beginning}*"))
+
+
+GIVEN = "--srcdict data-bin/dict.de.txt --tgtdict data-bin/dict.en.txt"
+
+
+def test_references_of_an_older_test_set_go(text):
+    call("--trainpref train --testpref test,valid")
+    call(f"--testpref alone --only-source {GIVEN}")
+    assert names("data-bin", "test") == ["test.de-en.de.bin", "test.de-en.de.idx"]
+    assert names("data-bin", "train") and names("data-bin", "dict") == ["dict.de.txt", "dict.en.txt"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("raw", "binary"), ("binary", "raw")])
+def test_data_of_the_other_format_go(text, first, second):
+    call(f"--trainpref train --testpref test --output-format {first}")
+    call(f"--testpref valid {GIVEN} --output-format {second}")
+    assert words("data-bin", "test") == (["das haus"], ["the house"])
+    assert words("data-bin", "train")[1] == ENGLISH
+    assert len(names("data-bin", "test")) == {"raw": 2, "binary": 4}[second]
+
+
+def test_a_lexicon_of_older_training_data_goes(text):
+    call("--trainpref train --alignfile links")
+    call("--trainpref train")
+    assert not names("data-bin", "alignment")
+
+
+def test_data_of_other_languages_stay(text):
+    call("--trainpref train")
+    for name in ("train", "test"):
+        shutil.copy(f"{name}.de", f"{name}.nl")
+    preprocess.main("-s nl -t en --trainpref train --testpref test --tgtdict data-bin/dict.en.txt".split())
+    call(f"--trainpref train {GIVEN}")
+    assert len(names("data-bin", "train.nl-en")) == len(names("data-bin", "train.de-en")) == 4
+    assert len(names("data-bin", "test.nl-en")) == 4
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it is done."""
+
+
+@pytest.mark.parametrize("calls", range(12))
+def test_killed_at_any_moment_old_and_new_are_never_mixed(text, monkeypatch, capsys, calls):
+    call("--trainpref train --testpref test")
+    before = snapshot(Path("data-bin"))
+    write("train", GERMAN[::-1], ENGLISH[::-1])
+    left = calls
+
+    def counted(change):
+        def changed(*args, **options):
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return change(*args, **options)
+
+        return changed
+
+    again = "--trainpref train --testpref valid --output-format raw"
+    with monkeypatch.context() as patch:
+        for place, name in ((os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "rmdir")):
+            patch.setattr(place, name, counted(getattr(place, name)))
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        try:
+            call(again)
+        except Killed:
+            pass
+        else:
+            assert calls == 11  # the last one, at which nothing is left to do
+    after = {path: content for path, content in snapshot(Path("data-bin")).items() if ".unfinished" not in str(path)}
+    if calls == 0:
+        assert after == before
+    elif calls < 11:
+        complaint = complaint_about(lambda: find_languages(Path("data-bin")), PROGRAM, capsys)
+        assert "preprocess.py was stopped while it put data here; run it again" in complaint
+    call(again)
+    assert words("data-bin", "train") == ([" ".join(line.split()) for line in GERMAN[::-1]], ENGLISH[::-1])
+    assert words("data-bin", "test") == (["das haus"], ["the house"])
+    assert not names("data-bin", ".coming")
+
+
 def test_a_failure_leaves_nothing_behind(text, monkeypatch, capsys):
     call("--trainpref train")
     before = snapshot(text)
@@ -172,7 +283,16 @@ CASES = {
     "folder as text": ("--trainpref train --srcdict notes", "cannot read notes: Is a directory"),
     "missing dictionary": ("--trainpref train --srcdict nowhere", "cannot read nowhere"),
     "broken dictionary": ("--trainpref train --srcdict duplicate_dict", "duplicate_dict, line 2: haus occurs twice"),
-    "joined and given": ("--trainpref train --joined-dictionary --tgtdict links", "leave out --srcdict and --tgtdict"),
+    "joined and two": ("--trainpref train --joined-dictionary --srcdict file --tgtdict links", "give --srcdict alone"),
+    "joined, given and limited": (
+        "--trainpref train --joined-dictionary --tgtdict links --thresholdsrc 2",
+        "leave out --thresholdsrc",
+    ),
+    "wide": ("--trainpref wide", "wide.de is UTF-16, not UTF-8; convert it: iconv"),
+    "more training data": (
+        "--trainpref train --destdir more",
+        "more/train1.de-en.de.bin would be read as more of the new training data; remove it first",
+    ),
     "joined and limited": ("--trainpref train --joined-dictionary --thresholdtgt 2", "--thresholdsrc and --nwordssrc"),
     "given and limited": ("--trainpref train --srcdict links --nwordssrc 5", "leave out --thresholdsrc"),
     "negative threshold": ("--trainpref train --thresholdsrc -1", "--thresholdsrc: must be an integer at least 0"),
@@ -186,10 +306,6 @@ CASES = {
     "file as folder": ("--trainpref train --destdir file", "cannot write into file: it is no folder"),
     "folder below a file": ("--trainpref train --destdir file/data", "cannot write into file/data: file: "),
     "other dictionary": ("--trainpref valid --destdir old", "old/test.de-en.de.bin needs the dict.de.txt beside it"),
-    "raw text among numbers": (
-        "--trainpref train --testpref test --output-format raw --destdir old",
-        "old/test.de-en.de.idx would be read in place of the raw text",
-    ),
 }
 
 
@@ -197,6 +313,9 @@ CASES = {
 def test_bad_input(text, capsys, case):
     flags, complaint = CASES[case]
     call("--trainpref train --testpref test --destdir old")
+    shutil.copytree("old", "more")
+    for path in Path("more").glob("train.*"):
+        path.rename(path.with_name(path.name.replace("train", "train1")))
     before = snapshot(text)
     assert complaint in complaint_about(lambda: call(flags), PROGRAM, capsys)
     assert snapshot(text) == before

@@ -1,6 +1,7 @@
 """The search against the published table, against the plain definition, and in batches against sentence by sentence."""
 
 import math
+from math import inf
 
 import pytest
 import torch
@@ -69,6 +70,9 @@ LIMITS = [6, 0, 5, 1, 6, 2, 3, 6, 4]
         {"beam": 3, "early_stop": False},
         {"beam": 3, "early_stop": False, "normalize": False},
         {"beam": 4, "early_stop": False, "lenpen": 2.0},
+        {"beam": 3, "min_len": 4},
+        {"beam": 3, "min_len": 2, "early_stop": False},
+        {"beam": 3, "temperature": 0.4},
     ],
 )
 @pytest.mark.parametrize(("size", "seed"), [(9, 0), (9, 1), (53, 0), (64, 0)])
@@ -165,6 +169,59 @@ def test_samples_follow_the_distribution():
         assert each.score == pytest.approx(sum(each.log_probs) / len(each.words))
 
 
+def drawn(probabilities: list[float], **settings) -> dict[int, float]:
+    """Return how often every word came first in 4000 samples of two words, of which the second is the end."""
+    logits = torch.tensor([*[-inf] * 4, *map(math.log, probabilities)])
+
+    def model(source, words):
+        return logits if len(words) == 1 else torch.tensor([-inf, -inf, 0.0, *[-inf] * (len(logits) - 3)])
+
+    generator = torch.Generator().manual_seed(4)
+    found, _ = run(model, [[7, EOS]] * 40, 3, beam=100, sampling=True, generator=generator, **settings)
+    first = [each.words[0] for sentence in found for each in sentence]
+    for each in found[0]:  # the score is of the whole distribution
+        tempered = (logits / settings.get("temperature", 1.0)).log_softmax(0)
+        assert each.log_probs[0] == pytest.approx(tempered[each.words[0]].item(), abs=1e-6)
+    return {word - 4: first.count(word) / len(first) for word in set(first)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.4, 0.3, 0.2, 0.1]),
+        ({"topk": 1}, [1.0]),
+        ({"topk": 2}, [4 / 7, 3 / 7]),
+        ({"topk": 99}, [0.4, 0.3, 0.2, 0.1]),
+        ({"topp": 0.39}, [1.0]),
+        ({"topp": 0.41}, [4 / 7, 3 / 7]),
+        ({"topp": 0.75}, [4 / 9, 3 / 9, 2 / 9]),
+        ({"topp": 1.0}, [0.4, 0.3, 0.2, 0.1]),
+        ({"temperature": 0.5}, [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
+        ({"temperature": 0.5, "topk": 2}, [16 / 25, 9 / 25]),
+        ({"temperature": 0.5, "topp": 0.8}, [16 / 25, 9 / 25]),
+    ],
+)
+def test_samples_of_the_likeliest_words(settings, expected):
+    order = [2, 0, 3, 1]  # words are not sorted
+    probabilities = [0.4, 0.3, 0.2, 0.1]
+    found = drawn([probabilities[place] for place in order], **settings)
+    assert {order[word]: share for word, share in found.items()} == pytest.approx(dict(enumerate(expected)), abs=0.03)
+
+
+def test_samples_have_the_least_length():
+    found, _ = run(bigram, [[7, EOS]] * 5, 6, beam=10, sampling=True, min_len=4)
+    assert {len(each.words) - 1 for sentence in found for each in sentence} == {4, 5, 6}
+
+
+def test_a_prefix_that_ends_early_and_the_least_length():
+    found, _ = run(random_logits(9), SOURCES[:1], 5, prefix=[[6, EOS]], beam=2, min_len=3)
+    assert plain(found[0]) == plain_search(random_logits(9), tuple(SOURCES[0]), 5, 2, min_len=3, prefix=(6,))
+
+
+def test_a_model_whose_outputs_are_not_numbers_draws_nothing():
+    assert run(lambda *_: torch.full((9,), math.nan), SOURCES[:2], 3, beam=2, sampling=True)[0] == [[], []]
+
+
 def test_samples_depend_on_the_seed_alone_and_leave_out_the_first_two_symbols():
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -175,7 +232,18 @@ def test_samples_depend_on_the_seed_alone_and_leave_out_the_first_two_symbols():
     assert all(len(sentence) == 8 for sentence in draw(1))
 
 
-@pytest.mark.parametrize("settings", [{"beam": 0}, {"lenpen": -1.0}])
-def test_settings_that_make_no_sense(settings):
-    with pytest.raises(ValueError, match="at least"):
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"beam": 0}, "at least"),
+        ({"lenpen": -1.0}, "at least"),
+        ({"min_len": 0}, "at least"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"sampling": True, "topk": 0}, "at least"),
+        ({"sampling": True, "topp": 1.5}, "from 0 to 1"),
+        ({"topk": 3}, "need sampling"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
         SearchSettings(**settings)
