@@ -4,13 +4,15 @@ import argparse
 import warnings
 from pathlib import Path
 
+from lab.cli import Parser, UserError, number, run
+
+# isort: split
 import torch
 from eigendamage import networks
 from torch import nn
 
 import factorized
 from lab import checkpoint, devices, flags, training
-from lab.cli import Parser, UserError, number, run
 from lab.data.images import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.record import Record, find_checkpoint, is_in, open_folder, plain

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from lab.cli import Parser, UserError, run
+
+# isort: split
 from fairseq.checkpoint import average
 
 from lab import checkpoint
-from lab.cli import Parser, UserError, run
 
 
 def main(argv: list[str] | None = None) -> None:

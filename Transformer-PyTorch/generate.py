@@ -11,6 +11,9 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
+from lab.cli import Parser, UserError, run
+
+# isort: split
 from fairseq import options
 from fairseq.batches import Batch, collate, evaluation_batches
 from fairseq.bleu import Score, detokenize, sacre_bleu, sacre_line, tokenized_bleu
@@ -20,7 +23,6 @@ from fairseq.search import Hypothesis
 from fairseq.subwords import UNKNOWN_REFERENCE, join_subwords
 
 from lab.checkpoint import save_json, write_whole
-from lab.cli import Parser, UserError, run
 from lab.record import progress
 
 

@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from lab.cli import Parser, UserError, run
+
+# isort: split
 from fairseq import options
 from fairseq.batches import collate, evaluation_batches
 from fairseq.bleu import detokenize
@@ -27,8 +30,6 @@ from fairseq.search import Hypothesis
 from fairseq.text import decoded, read_lines
 from sacremoses import MosesTokenizer
 from subword_nmt.apply_bpe import BPE
-
-from lab.cli import Parser, UserError, run
 
 
 def build_parser() -> Parser:

@@ -8,10 +8,11 @@ reads text/train.de, text/train.en and so on: UTF-8, a sentence per line, words 
 import argparse
 from pathlib import Path
 
+from lab.cli import Parser, UserError, number, run
+
+# isort: split
 from fairseq import indexed
 from fairseq.binarize import Settings, binarize
-
-from lab.cli import Parser, UserError, number, run
 
 
 def build_parser() -> Parser:

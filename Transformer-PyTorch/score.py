@@ -6,11 +6,12 @@ For example: python score.py --sys translations.txt --ref references.txt
 import sys
 from pathlib import Path
 
+from lab.cli import Parser, UserError, number, run
+
+# isort: split
 from fairseq import subwords
 from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu, without_matching_unknowns
 from fairseq.text import decoded, read_lines
-
-from lab.cli import Parser, UserError, number, run
 
 
 def build_parser() -> Parser:

@@ -5,11 +5,12 @@
 Killed at any moment, the same command goes on from its last checkpoint.
 """
 
+from lab.cli import run
+
+# isort: split
 from fairseq import options
 from fairseq.training import train
 from fairseq.training_flags import build_parser, check, model_config
-
-from lab.cli import run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,6 +13,9 @@ import json
 import sys
 from pathlib import Path
 
+from lab.cli import Parser, UserError, run
+
+# isort: split
 from deficient.counting import multiply_adds
 from deficient.darts import DARTS
 from deficient.networks import Config, skeleton
@@ -20,7 +23,6 @@ from deficient.teacher import CHECKPOINT
 
 from factorized import parameter_count
 from lab import checkpoint
-from lab.cli import Parser, UserError, run
 
 
 def collate(folder: Path, module: str | None = None) -> dict | None:

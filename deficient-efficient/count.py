@@ -3,6 +3,9 @@
 python count.py cifar10 --wrn_depth 28 --wrn_width 10 --conv TensorTrain_0.234
 """
 
+from lab.cli import Parser, UserError, number, run
+
+# isort: split
 from deficient import settings
 from deficient.counting import multiply_adds
 from deficient.darts import DARTS
@@ -10,7 +13,6 @@ from deficient.networks import RECIPES, Config, skeleton
 from deficient.wide_resnet import BLOCK_CONVS
 
 from factorized import find_rank_scale, parameter_count
-from lab.cli import Parser, UserError, number, run
 
 CLASSES = {"cifar10": 10, "digits": 10, "cifar100": 100, "imagenet": 1000}
 

@@ -9,13 +9,15 @@ images are cropped as `main.py` crops them.
 
 from pathlib import Path
 
+from lab.cli import Parser, UserError, run
+
+# isort: split
 from deficient import settings
 from deficient.networks import Config, build
 from deficient.teacher import CHECKPOINT
 from torchvision.models import Wide_ResNet50_2_Weights
 
 from lab import checkpoint
-from lab.cli import Parser, UserError, run
 from lab.data import folder as image_folder
 from lab.record import holds_run
 

@@ -12,6 +12,9 @@ import itertools
 import math
 from pathlib import Path
 
+from lab.cli import UserError, run
+
+# isort: split
 import torch
 from deficient import data, networks, settings, teacher
 from deficient.decay import describe, parameter_groups
@@ -22,7 +25,6 @@ from torch import nn
 
 import factorized
 from lab import checkpoint, devices, training
-from lab.cli import UserError, run
 from lab.data.images import Batches
 from lab.flags import Factorization
 from lab.loop import Classifier, Epoch, cross_entropy, fit

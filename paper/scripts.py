@@ -246,8 +246,6 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Write the scripts that the command line asks for."""
     args = build_parser().parse_args(argv)
-    if not args.results:
-        raise UserError("--results needs the name of a folder")
     found = False
     for study in (STUDIES[name] for name in dict.fromkeys(args.study)):
         if not (ROOT / study.folder).is_dir():

@@ -5,13 +5,15 @@ import copy
 import dataclasses
 from pathlib import Path
 
+from lab.cli import Parser, UserError, number, run
+
+# isort: split
 import torch
 from norms import NormImposer, NormRecorder, read_norms
 from resnet import BLOCK_CONVS, DEPTHS, ResNet, resnet
 
 import factorized
 from lab import checkpoint, devices, flags, training
-from lab.cli import Parser, UserError, number, run
 from lab.data.images import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.record import Record, find_checkpoint, is_in, open_folder

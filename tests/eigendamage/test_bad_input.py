@@ -45,7 +45,6 @@ CASES = {
     "unknown precision": ("--amp fp8", "fp8", "bf16"),
     "negative seed": ("--seed -1", "--seed", "at least 0"),
     "abbreviated flag": ("--spect", "--spect"),
-    "flag spelt with the other dash": ("--log-dir elsewhere", "--log-dir"),
     "finished run": ("--log_dir run", "run already holds a run", "--auto-resume", "--overwrite", "another folder"),
     "another run": ("--log_dir stopped --auto-resume --depth 14", "depth 8, not 14", "the same arguments"),
     "foreign arguments": ("--log_dir foreign --auto-resume", "args.json cannot be read"),

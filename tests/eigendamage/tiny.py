@@ -15,7 +15,7 @@ import torch
 from lab.cli import run
 from lab.data import images
 
-REPOSITORY = Path(images.__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 COMMAND = (sys.executable, "-m", "tests.eigendamage.tiny")
 BASE = "--dataset digits --network resnet --depth 8 --epoch 2 --batch_size 16 --device cpu --weight_decay 1e-4".split()
 

@@ -172,7 +172,7 @@ def test_equal_names_are_refused(home):
         (["--study", "nothing"], "invalid choice"),
         (["--only", "nothing"], "no setting has a name like nothing"),
         (["--trials", "0"], "at least 1"),
-        (["--results", ""], "--results needs"),
+        (["--results", ""], "--results: must not be empty"),
         (["--out", "/dev/null"], "cannot write"),
     ],
 )
