@@ -159,7 +159,7 @@ class FactorizedAttention(nn.Module):
             (query,) = self._project(x, self.query_key.query, packing=packing)
             key, value = memory if isinstance(memory, tuple) else self.keys_values(memory)
         weights = None
-        if need_weights:
+        if need_weights or _fused_is_slow():
             weights = attention_weights(query, key, mask, is_causal)
             heads = F.dropout(weights, self.dropout, self.training) @ value
         else:
@@ -177,6 +177,11 @@ class FactorizedAttention(nn.Module):
             projected = packing.unpack(projected)
         parts = projected.unflatten(-1, (len(matrices), self.num_heads, -1)).unbind(2)
         return tuple(part.transpose(1, 2) for part in parts)
+
+
+def _fused_is_slow() -> bool:
+    """Tell whether plain operations are faster: PyTorch's attention is slow to differentiate in short types on a CPU."""
+    return torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

@@ -1,5 +1,7 @@
 """Attention and the products of its heads (specification transformer.md, sections 5.2 and 6.3 to 6.5)."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -256,3 +258,17 @@ def test_compiled():
     packed = packing.pack(x)
     expected = attention(packed, is_causal=True, packing=packing)
     torch.testing.assert_close(compiled(packed, is_causal=True, packing=packing), expected)
+
+
+@pytest.mark.parametrize("masking", [{}, {"is_causal": True}, {"mask": torch.ones(5, 5, dtype=torch.bool).tril()}])
+def test_gradients_under_sixteen_bit_autocast(masking, monkeypatch):
+    """Those of double precision up to rounding; PyTorch's own attention, slow to differentiate so, takes no part."""
+    layer, x = FactorizedAttention(16, 2, 0.5), torch.randn(3, 5, 16)
+    exact = copy.deepcopy(layer).double()
+    exact(x.double(), **masking).square().sum().backward()
+    expected = [parameter.grad for parameter in exact.parameters()]
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x, **masking).float().square().sum().backward()
+    for parameter, gradient in zip(layer.parameters(), expected):
+        assert (parameter.grad - gradient).norm() < 0.02 * gradient.norm()
