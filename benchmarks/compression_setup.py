@@ -59,7 +59,7 @@ def dense_layers(model: nn.Module) -> list[nn.Conv2d]:
 
 def truncation_error(layer: factorized.FactorizedConv2d, dense: nn.Conv2d) -> float:
     """Return the norm of what the factors leave out of the weight."""
-    return torch.linalg.norm(dense.weight.double() - layer.weight().double()).item()
+    return torch.linalg.norm(dense.weight.double() - layer.weight.double()).item()
 
 
 @torch.no_grad()

@@ -20,13 +20,12 @@ from .leaves import is_direct, parameters_of, renewed_factors
 from .patterns import (
     factorized_modules,
     group_by_shape,
-    is_contracted,
     is_transposed,
     owner,
     stack,
     stack_factors,
-    without_autocast,
 )
+from .protocol import is_contracted, without_autocast
 
 _LARGE = 2**18  # elements of a factor; such ones gain nothing from a batch, for which they would have to be copied
 

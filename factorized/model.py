@@ -1,8 +1,5 @@
 """Factorizing a whole model, choosing ranks for a target size, and merging back to dense."""
 
-import functools
-import inspect
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,16 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers.base import FactorizedLayer, Fill, scaled_rank
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear
+from .layers.product import Fill, ProductLayer, scaled_rank, warn_of_padding
 from .linalg.parallel import for_each
 from .linalg.spectral import spectral_init
 from .patterns import factorized_modules, select, unwrap
 
 # Exact types: a subclass may use its weight in its own way (nn.MultiheadAttention reads its projection's weight).
-_FACTORIZED_TYPE: Mapping[type[nn.Module], type[FactorizedLayer]] = {
+_FACTORIZED_TYPE: Mapping[type[nn.Module], type[ProductLayer]] = {
     nn.Linear: FactorizedLinear,
     nn.Conv2d: FactorizedConv2d,
     nn.Embedding: FactorizedEmbedding,
@@ -54,12 +51,6 @@ def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | Non
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    read = {
-        child
-        for module in model.modules()
-        for name, child in module._modules.items()
-        if name in _weights_read_by(type(module))
-    }
     found = {}
     for name, module in model.named_modules():
         if not isinstance(module, kinds):
@@ -69,8 +60,6 @@ def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | Non
             found[name] = f"{type(module).__name__} may use its weight in its own way"
         elif "weight" not in module._parameters:
             found[name] = "its weight is computed by a hook or parametrization"
-        elif module in read:
-            found[name] = "the module around it reads its weight instead of calling it"
         elif uses[id(module.weight)] > 1:
             found[name] = "its weight is shared with another module"
         elif getattr(module, "groups", 1) > 1:
@@ -78,16 +67,6 @@ def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | Non
         else:
             found[name] = kind.obstacle(module)
     return found
-
-
-@functools.cache
-def _weights_read_by(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the children whose weight `forward` of a class uses itself: Swin and `nn.TransformerEncoderLayer` do."""
-    try:
-        source = inspect.getsource(kind.forward)
-    except (OSError, TypeError):  # not written in a file
-        return frozenset()
-    return frozenset(re.findall(r"\bself\.(\w+)\.weight\b", source))
 
 
 def find_rank_scale(
@@ -175,8 +154,7 @@ def factorize(
     """Replace the linear and 2-D convolution layers of `model` by factorized ones, in place, and return it.
 
     The root itself is replaced when it is such a layer, so use the returned model. Left dense, each with its reason in
-    the report: subclasses of the two layers, layers whose weight is shared, computed, or read by the module around
-    them instead of being called, grouped convolutions (use
+    the report: subclasses of the two layers, layers whose weight is shared or computed, grouped convolutions (use
     `FactorizedConv2d.from_dense` on those), and convolutions with padding other than zeros.
 
     Args:
@@ -219,7 +197,7 @@ def factorize(
         for name, layer in chosen.items()
     }  # fmt: skip
     if spectral:
-        FactorizedLayer.warn_of_padding([name or "(root)" for name in new], *new.values())
+        warn_of_padding([name or "(root)" for name in new], *new.values())
         _spectral_start(chosen, new)
     model = _replace(model, {chosen[name]: layer for name, layer in new.items()})
     if verbose:
@@ -250,7 +228,7 @@ def _candidates(model: nn.Module, include, exclude, embeddings: bool) -> dict[st
     return candidates
 
 
-def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, FactorizedLayer]) -> None:
+def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLayer]) -> None:
     """Start `new` from the weights of `dense`, layers of equal shape and rank in one batch unless they are large."""
     groups: dict[tuple, list[str]] = {}
     for name, layer in new.items():

@@ -7,11 +7,12 @@ matches a module covers everything inside it, so `layer1` covers `layer1.0.conv1
 
 import difflib
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+
+from .protocol import is_contracted, is_factorized
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -77,18 +78,13 @@ def factorized_modules(
         ValueError: for a pattern that matches none of them.
     """
     modules = dict(unwrap(model).named_modules())
-    found = {name: module for name, module in modules.items() if callable(getattr(module, "factors", None))}
+    found = {name: module for name, module in modules.items() if is_factorized(module)}
     return {name: found[name] for name in select(found, include, exclude)}
 
 
 def owner(factor: Tensor) -> Tensor:
     """Return the parameter that a factor is, or is a view of."""
     return factor if factor._base is None else factor._base
-
-
-def is_contracted(module: nn.Module) -> bool:
-    """Tell whether a factorized module's weight is another function of its factors than their product in order."""
-    return callable(getattr(module, "contract", None))
 
 
 def _chain(module: nn.Module) -> tuple[Tensor, ...]:
@@ -135,9 +131,3 @@ def is_transposed(matrices: Tensor) -> bool:
     """Tell whether columns instead of rows lie together in memory."""
     return matrices.stride(-2) == 1 and matrices.stride(-1) != 1
 
-
-def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Return a context in which products of matrices on `device` keep the precision of the factors."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from .cost import cheaper_path
 from .model import obstacles, parameter_count
-from .patterns import factorized_modules, is_contracted
+from .patterns import factorized_modules
+from .protocol import is_contracted
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from factorized import ComposedConv2d, FactorizedConv2d, spectral_init
-from factorized.layers.base import scaled_rank
+from factorized.layers.product import scaled_rank
 
 
 def fan_out_std(out_channels: int, kernel_entries: int = 1) -> float:

@@ -1,17 +1,19 @@
 """Convolutions whose kernel is not a product of two or three matrices but some other function of their factors."""
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..patterns import without_autocast
-from .base import KernelDecay, with_decay
+from ..protocol import without_autocast
+from .base import FactorizedLayer, with_decay
 from .conv import numeric_padding, pair
 
 
-class ComposedConv2d(nn.Module):
+class ComposedConv2d(FactorizedLayer):
     """A 2-D convolution that composes its kernel from factors in every forward pass.
 
     A separable one is a depthwise convolution (`grouped`, absent for 1 x 1 kernels) followed by a pointwise one whose
@@ -22,14 +24,7 @@ class ComposedConv2d(nn.Module):
     Subclasses register their factors and say what these are (`factors`) and how to compose them (`compose`). Frobenius
     decay is that of the composed matrix: the depthwise kernel has no part in it. Nothing is cached: the parameters are
     the only source of the weight, whichever way they come to change.
-
-    Attributes:
-        kernel_decay: Frobenius decay that the backward pass adds to the gradient of the composed matrix, or None.
-            Set by `FrobeniusDecay.attach(in_backward=True)`.
     """
-
-    path = "composed"
-    memory_format = torch.contiguous_format  # of `to_dense()`
 
     def __init__(
         self,
@@ -45,7 +40,7 @@ class ComposedConv2d(nn.Module):
         device=None,
         dtype=None,
     ):
-        super().__init__()
+        super().__init__(path="composed")
         options = {"device": device, "dtype": dtype}
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
@@ -59,18 +54,15 @@ class ComposedConv2d(nn.Module):
             self._geometry = (1, 0, 1)
         self._kernel = (out_channels, in_channels, *((1, 1) if separable else self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels, **options)) if bias else None
-        self.kernel_decay: KernelDecay | None = None
 
     # -- what subclasses say -----------------------------------------------------------------------------------------
 
-    def factors(self) -> tuple[Tensor, ...]:
-        """Return the factor tensors; their composition, not their product in order, is the weight."""
-        raise NotImplementedError
-
+    @abstractmethod
     def compose(self, *factors: Tensor) -> Tensor:
         """Return the weight that tensors shaped like the factors stand for, shape (out, in * kernel entries)."""
         raise NotImplementedError
 
+    @abstractmethod
     def compose_cost(self) -> int:
         """Return the multiply-adds of `compose`."""
         raise NotImplementedError
@@ -83,27 +75,31 @@ class ComposedConv2d(nn.Module):
         with without_autocast(factors[0].device):
             return self.compose(*factors)
 
+    def composed_weight(self) -> Tensor:
+        return self._whole(self.contract())
+
+    @property
     def weight(self) -> Tensor:
-        """Return the kernel of the whole layer, shape (out_channels, in_channels, kh, kw)."""
-        kernel = self.contract().view(self._kernel)
+        """The kernel of the whole layer, shape (out_channels, in_channels, kh, kw). It cannot be assigned to."""
+        return self._whole(with_decay(self.contract(), self.kernel_decay))
+
+    def _whole(self, matrix: Tensor) -> Tensor:
+        kernel = matrix.view(self._kernel)
         return kernel if self.grouped is None else kernel * self.grouped.weight.transpose(0, 1)
 
-    @torch.no_grad()
-    def to_dense(self) -> nn.Conv2d:
-        """Return a plain convolution that computes the same function."""
-        weight = self.weight()
-        dense = nn.utils.skip_init(
-            nn.Conv2d, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            bias=self.bias is not None, device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
-        dense.weight.copy_(weight)
-        dense.weight.requires_grad_(any(factor.requires_grad for factor in self.factors()))
-        if self.bias is not None:
-            dense.bias.copy_(self.bias)
-            dense.bias.requires_grad_(self.bias.requires_grad)
-        return dense.to(memory_format=self.memory_format).train(self.training)
+    def assign(self, weight: Tensor) -> None:
+        raise AttributeError(
+            f"the weight of a {type(self).__name__} is composed of its factors and cannot be assigned; assign those, or "
+            "make a plain layer of it with to_dense()"
+        )
 
-    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+    def _empty_dense(self, **options) -> nn.Conv2d:
+        return nn.utils.skip_init(
+            nn.Conv2d, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            bias=self.bias is not None, **options,
+        )  # fmt: skip
+
+    def multiply_adds(self, shape: Sequence[int]) -> int:
         """Return the multiply-adds of one call on an input of shape (batch, in_channels, height, width)."""
         pixels = shape[0]
         for size, k, s, p, d in zip(shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation):

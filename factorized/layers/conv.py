@@ -10,15 +10,18 @@ so that a product of factors is also a pair of convolutions, 1 x kw with `VT` in
     x --- VT (horizontal, stride sw) ---> rank channels --- U (vertical, stride sh) ---> y
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cost import compose_cost
-from .base import FactorizedLayer
+from .base import is_channels_last
+from .product import ProductLayer
 
 
-class FactorizedConv2d(FactorizedLayer):
+class FactorizedConv2d(ProductLayer):
     """A 2-D convolution whose kernel is a product of factors (Khodak et al. 2021, section 2).
 
     Parameters: `rank * (out * kh + in/groups * kw)`, plus `rank^2` if square, plus the bias. A grouped convolution
@@ -52,7 +55,8 @@ class FactorizedConv2d(FactorizedLayer):
         kh, kw = pair(kernel_size)
         super().__init__(
             out_channels * kh, in_channels // groups * kw, rank, bias=out_channels if bias else 0, square=square,
-            path="composed" if groups > 1 else path, device=device, dtype=dtype,
+            path="composed" if groups > 1 else path, channels_last=memory_format == torch.channels_last, device=device,
+            dtype=dtype,
         )  # fmt: skip
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -61,13 +65,13 @@ class FactorizedConv2d(FactorizedLayer):
         self.dilation = pair(dilation)
         self.padding = numeric_padding(padding, self.kernel_size, self.dilation)
         self.groups = groups
-        self.memory_format = memory_format
+
+    dense_type = nn.Conv2d
 
     @classmethod
-    def obstacle(cls, layer: nn.Conv2d) -> str | None:
-        """Return why `layer` cannot be factorized, or None."""
-        if not isinstance(layer, nn.Conv2d):
-            return "it is not a torch.nn.Conv2d"
+    def obstacle(cls, layer: nn.Module) -> str | None:
+        if (obstacle := super().obstacle(layer)) or not isinstance(layer, nn.Conv2d):
+            return obstacle
         if layer.padding_mode != "zeros":
             return f"padding mode {layer.padding_mode!r}; only 'zeros' is supported"
         try:
@@ -76,11 +80,16 @@ class FactorizedConv2d(FactorizedLayer):
             return str(error)
         return None
 
-    @staticmethod
-    def matrix_of(layer: nn.Conv2d) -> Tensor:
-        """Return the kernel of a dense convolution as the matrix of the module docstring."""
-        out, within, kh, kw = layer.weight.shape
-        return layer.weight.transpose(1, 2).reshape(out * kh, within * kw)
+    @classmethod
+    def as_matrix(cls, weight: Tensor) -> Tensor:
+        """Return a kernel (out, in/groups, kh, kw) as the matrix of the module docstring."""
+        out, within, kh, kw = weight.shape
+        return weight.transpose(1, 2).reshape(out * kh, within * kw)
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        """Return the kernel (out, in/groups, kh, kw) of a matrix."""
+        kh, kw = self.kernel_size
+        return matrix.view(self.out_channels, kh, -1, kw).transpose(1, 2)
 
     @staticmethod
     def matrix_shape(layer: nn.Conv2d) -> tuple[int, int]:
@@ -95,28 +104,22 @@ class FactorizedConv2d(FactorizedLayer):
 
     @classmethod
     def _like(cls, layer: nn.Conv2d, **options) -> "FactorizedConv2d":
-        last = layer.weight.dim() == 4 and not layer.weight.is_contiguous()
-        last = last and layer.weight.is_contiguous(memory_format=torch.channels_last)
         return nn.utils.skip_init(
             cls, layer.in_channels, layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding,
             dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None,
-            memory_format=torch.channels_last if last else torch.contiguous_format, **options,
+            memory_format=torch.channels_last if is_channels_last(layer.weight) else torch.contiguous_format, **options,
         )  # fmt: skip
 
-    def weight(self) -> Tensor:
-        """Return the dense kernel, shape (out_channels, in_channels/groups, kh, kw)."""
-        kh, kw = self.kernel_size
-        return self.product().view(self.out_channels, kh, -1, kw).transpose(1, 2)
-
-    def to_dense(self) -> nn.Conv2d:
-        """Return a plain convolution that computes the same function."""
-        dense = nn.utils.skip_init(
+    def _empty_dense(self, **options) -> nn.Conv2d:
+        return nn.utils.skip_init(
             nn.Conv2d, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            self.groups, self.bias is not None, device=self.U.device, dtype=self.U.dtype,
+            self.groups, self.bias is not None, **options,
         )  # fmt: skip
-        return self._fill_dense(dense).to(memory_format=self.memory_format)
 
-    def costs(self, shape: tuple[int, ...]) -> dict[str, int]:
+    def typical_shape(self) -> tuple[int, ...]:
+        return 128, self.in_channels, 32, 32
+
+    def costs(self, shape: Sequence[int]) -> dict[str, int]:
         """Return the arguments of `cost.cheaper_path` for an input of shape (batch, in_channels, height, width)."""
         batch = shape[0] if len(shape) == 4 else 1
         height, width = shape[-2:]
@@ -135,8 +138,8 @@ class FactorizedConv2d(FactorizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, height, width) to (batch, out_channels, new height, new width)."""
-        if self._choose(x.shape) == "composed":
-            kernel = self._composed_weight()
+        if self._choose(x) == "composed":
+            kernel = self.weight
             return F.conv2d(x, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
         # Where the kernel has one row or column, what strides skip is left out first. That is less work, and avoids

@@ -1,14 +1,16 @@
 """The factorized embedding."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cost import compose_cost
-from .base import FactorizedLayer
+from .product import ProductLayer
 
 
-class FactorizedEmbedding(FactorizedLayer):
+class FactorizedEmbedding(ProductLayer):
     """A lookup table `W = U VT` (or `U M VT`) of shape (num_embeddings, embedding_dim).
 
     Two-step: the rows of `U` are looked up and multiplied by `VT`. Composed: the table is multiplied out and its rows
@@ -37,21 +39,24 @@ class FactorizedEmbedding(FactorizedLayer):
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
 
+    dense_type = nn.Embedding
+
     @classmethod
-    def obstacle(cls, layer: nn.Embedding) -> str | None:
-        """Return why `layer` cannot be factorized, or None."""
-        if not isinstance(layer, nn.Embedding):
-            return "it is not a torch.nn.Embedding"
+    def obstacle(cls, layer: nn.Module) -> str | None:
+        if (obstacle := super().obstacle(layer)) or not isinstance(layer, nn.Embedding):
+            return obstacle
         if layer.max_norm is not None:
             return "it limits the norm of its rows"
         if layer.sparse or layer.scale_grad_by_freq:
             return "its gradient is sparse or scaled by frequency"
         return None
 
-    @staticmethod
-    def matrix_of(layer: nn.Embedding) -> Tensor:
-        """Return the dense layer's weight as the matrix to be factorized: itself."""
-        return layer.weight
+    @classmethod
+    def as_matrix(cls, weight: Tensor) -> Tensor:
+        return weight
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return matrix
 
     @staticmethod
     def matrix_shape(layer: nn.Embedding) -> tuple[int, int]:
@@ -68,19 +73,14 @@ class FactorizedEmbedding(FactorizedLayer):
         sizes = layer.num_embeddings, layer.embedding_dim
         return nn.utils.skip_init(cls, *sizes, padding_idx=layer.padding_idx, **options)
 
-    def weight(self) -> Tensor:
-        """Return the dense table, shape (num_embeddings, embedding_dim)."""
-        return self.product()
+    def _empty_dense(self, **options) -> nn.Embedding:
+        sizes = self.num_embeddings, self.embedding_dim
+        return nn.utils.skip_init(nn.Embedding, *sizes, self.padding_idx, **options)
 
-    def to_dense(self) -> nn.Embedding:
-        """Return a plain embedding with the same table."""
-        dense = nn.utils.skip_init(
-            nn.Embedding, self.num_embeddings, self.embedding_dim, self.padding_idx, device=self.U.device,
-            dtype=self.U.dtype,
-        )  # fmt: skip
-        return self._fill_dense(dense)
+    def typical_shape(self) -> tuple[int, ...]:
+        return (2**12,)
 
-    def costs(self, shape: tuple[int, ...]) -> dict[str, int]:
+    def costs(self, shape: Sequence[int]) -> dict[str, int]:
         """Return the arguments of `cost.cheaper_path` for an input of this shape."""
         tokens = 1
         for size in shape:
@@ -95,7 +95,7 @@ class FactorizedEmbedding(FactorizedLayer):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map indices of any shape (...) to rows, shape (..., embedding_dim)."""
-        if self._choose(tokens.shape) == "composed":
+        if self._choose(tokens) == "composed":
             # Looking up all rows of U first leaves out the gradient of the padding row, as in the other path.
             table = self._rows(torch.arange(self.num_embeddings, device=tokens.device))
             return F.embedding(tokens, table)

@@ -1,13 +1,15 @@
 """The factorized linear layer."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cost import compose_cost
-from .base import FactorizedLayer
+from .product import ProductLayer
 
 
-class FactorizedLinear(FactorizedLayer):
+class FactorizedLinear(ProductLayer):
     """`y = x W^T + bias` with `W = U VT` (or `U M VT`) of shape (out_features, in_features).
 
     Two-step: `y = (x VT^T) U^T + bias`. Parameters: `rank * (out + in)`, plus `rank^2` if square, plus the bias.
@@ -33,15 +35,14 @@ class FactorizedLinear(FactorizedLayer):
         self.in_features = in_features
         self.out_features = out_features
 
-    @classmethod
-    def obstacle(cls, layer: nn.Linear) -> str | None:
-        """Return why `layer` cannot be factorized, or None."""
-        return None if isinstance(layer, nn.Linear) else "it is not a torch.nn.Linear"
+    dense_type = nn.Linear
 
-    @staticmethod
-    def matrix_of(layer: nn.Linear) -> Tensor:
-        """Return the dense layer's weight as the matrix to be factorized: itself."""
-        return layer.weight
+    @classmethod
+    def as_matrix(cls, weight: Tensor) -> Tensor:
+        return weight
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return matrix
 
     @staticmethod
     def matrix_shape(layer: nn.Linear) -> tuple[int, int]:
@@ -58,19 +59,14 @@ class FactorizedLinear(FactorizedLayer):
         bias = layer.bias is not None
         return nn.utils.skip_init(cls, layer.in_features, layer.out_features, bias=bias, **options)
 
-    def weight(self) -> Tensor:
-        """Return the dense weight, shape (out_features, in_features)."""
-        return self.product()
+    def _empty_dense(self, **options) -> nn.Linear:
+        bias = self.bias is not None
+        return nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias, **options)
 
-    def to_dense(self) -> nn.Linear:
-        """Return a plain linear layer that computes the same function."""
-        dense = nn.utils.skip_init(
-            nn.Linear, self.in_features, self.out_features, self.bias is not None, device=self.U.device,
-            dtype=self.U.dtype,
-        )  # fmt: skip
-        return self._fill_dense(dense)
+    def typical_shape(self) -> tuple[int, ...]:
+        return 2**16, self.in_features
 
-    def costs(self, shape: tuple[int, ...]) -> dict[str, int]:
+    def costs(self, shape: Sequence[int]) -> dict[str, int]:
         """Return the arguments of `cost.cheaper_path` for an input of shape (..., in_features)."""
         rows = 1
         for size in shape[:-1]:
@@ -85,8 +81,8 @@ class FactorizedLinear(FactorizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        if self._choose(x.shape) == "composed":
-            return F.linear(x, self._composed_weight(), self.bias)
+        if self._choose(x) == "composed":
+            return F.linear(x, self.weight, self.bias)
         return F.linear(F.linear(x, self.right()), self.U, self.bias)
 
     def extra_repr(self) -> str:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..linalg.decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
-from .base import scaled_rank
+from .base import is_channels_last, weight_obstacle
 from .composed import ComposedConv2d
+from .product import finite, scaled_rank
 
 
 class TensorConv2d(ComposedConv2d):
@@ -113,14 +114,9 @@ class TensorConv2d(ComposedConv2d):
             ValueError: for a rank scale out of range, and for a layer other than a plain convolution with symmetric
                 zero padding and one group.
         """
-        if not isinstance(layer, nn.Conv2d):
-            raise ValueError(f"{type(layer).__name__} cannot become a tensor layer: it is not a torch.nn.Conv2d")
-        if layer.groups > 1 or layer.padding_mode != "zeros":
-            raise ValueError(
-                f"Conv2d cannot become a tensor layer: it has groups {layer.groups}, padding of mode "
-                f"{layer.padding_mode!r}; only one group and zero padding are supported"
-            )
-        weight = layer.weight
+        if obstacle := cls.obstacle(layer):
+            raise ValueError(f"{type(layer).__name__} cannot become a tensor layer: {obstacle}")
+        weight = finite(layer.weight.detach())
         new = nn.utils.skip_init(
             cls, layer.in_channels, layer.out_channels, layer.kernel_size, rank_scale, layer.stride, layer.padding,
             layer.dilation, layer.bias is not None, device=weight.device, dtype=weight.dtype,
@@ -132,14 +128,21 @@ class TensorConv2d(ComposedConv2d):
             matrix = (P[..., 0] * sigma[:, :1]).mT
             new.grouped.weight.copy_(QT[:, 0].view(new.grouped.weight.shape))
         new.set_matrix(matrix)
-        if new.bias is not None:
-            new.bias.copy_(layer.bias)
-        new.requires_grad_(weight.requires_grad)
-        if new.bias is not None:
-            new.bias.requires_grad_(layer.bias.requires_grad)
-        if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
-            new.memory_format = torch.channels_last
-        return new.train(layer.training)
+        new.channels_last = is_channels_last(weight)
+        new._take_over(layer)
+        return new
+
+    @classmethod
+    def obstacle(cls, layer: nn.Module) -> str | None:
+        """Return why this class cannot stand for `layer`, or None."""
+        if not isinstance(layer, nn.Conv2d):
+            return "it is not a torch.nn.Conv2d"
+        if layer.groups > 1 or layer.padding_mode != "zeros":
+            return (
+                f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero padding "
+                "are supported"
+            )
+        return weight_obstacle(layer)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dimensions={self.dimensions}, rank={self.rank}"

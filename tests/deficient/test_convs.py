@@ -129,10 +129,10 @@ def test_shuffle():
 def test_hashed():
     layer = HashedConv2d(6, 4, 3, entries=5, separable=False)
     assert layer.index.dtype == torch.int32 and set(layer.index.tolist()) == set(range(5))
-    torch.testing.assert_close(layer.weight(), layer.table[layer.index.long()].view(4, 6, 3, 3))
+    torch.testing.assert_close(layer.weight, layer.table[layer.index.long()].view(4, 6, 3, 3))
     assert layer.table.abs().max() <= (6 * 9) ** -0.5
     one = HashedConv2d(6, 4, 3, entries=1, separable=False, bias=False)
-    assert one.bias is None and one.weight().unique().numel() == 1
+    assert one.bias is None and one.weight.unique().numel() == 1
     assert conv_class("Hashed_0.1")(6, 4, 3).bias is not None
     assert conv_class("HashedDecimate")(6, 4, 3).table.numel() == 21
     assert conv_class("SepHashedDecimate")(16, 32, 3).table.numel() == 460 - 144

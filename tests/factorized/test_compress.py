@@ -118,7 +118,7 @@ def test_the_batched_spectral_start_equals_that_of_each_layer(square):
     factorize(model, rank_scale=0.3, square=square)
     for name, layer in factorized_modules(model).items():
         alone = type(layer).from_dense(dense.get_submodule(name), rank=layer.rank, square=square)
-        torch.testing.assert_close(layer.weight(), alone.weight(), rtol=0, atol=1e-10)
+        torch.testing.assert_close(layer.weight, alone.weight, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("square", [False, True])
@@ -190,7 +190,7 @@ def test_a_model_that_is_itself_a_layer(dense):
     assert isinstance(model, (FactorizedLinear, FactorizedConv2d)) and list(factorized_modules(model)) == [""]
     merged = merge(model)
     assert type(merged) is type(dense)
-    torch.testing.assert_close(merged.weight, model.weight())
+    torch.testing.assert_close(merged.weight, model.weight)
 
 
 def test_a_module_under_several_names_is_replaced_under_all():

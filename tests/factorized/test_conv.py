@@ -33,7 +33,7 @@ def test_matrix_layout_element_by_element():
     layer = FactorizedConv2d(3, 4, (2, 5), rank=8)
     layer.set_factors(torch.eye(8), W)
     for o, c, i, j in itertools.product(range(4), range(3), range(2), range(5)):
-        assert W[o * 2 + i, c * 5 + j] == dense.weight[o, c, i, j] == layer.weight()[o, c, i, j]
+        assert W[o * 2 + i, c * 5 + j] == dense.weight[o, c, i, j] == layer.weight[o, c, i, j]
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (3, 3), (3, 5), (2, 4)])

@@ -45,7 +45,7 @@ def every_kind() -> nn.ModuleDict:
 
 def penalty(model: nn.ModuleDict) -> torch.Tensor:
     """`LAMBDA / 2` times the squared norms of all products, from the parameters, without the protocol."""
-    products = [model[name].weight() for name in ("linear", "square", "conv", "table")]
+    products = [model[name].weight for name in ("linear", "square", "conv", "table")]
     products.append(model["chain"].contract())
     for name in ("first", "second", "narrow"):
         query_key, output_value = model[name].query_key, model[name].output_value

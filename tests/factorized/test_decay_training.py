@@ -23,7 +23,7 @@ def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def penalty(model: nn.Module) -> torch.Tensor:
-    return COEFFICIENT / 2 * sum(layer.weight().square().sum() for layer in factorized_modules(model).values())
+    return COEFFICIENT / 2 * sum(layer.weight.square().sum() for layer in factorized_modules(model).values())
 
 
 def assert_same_parameters(model: nn.Module, other: nn.Module, **tolerance):

@@ -27,7 +27,7 @@ def test_output_and_gradients_equal_those_of_the_dense_table(path, square, shape
     W = (U @ M @ VT).requires_grad_()
     dense = F.embedding(tokens, W)
     torch.testing.assert_close(layer(tokens), dense)
-    torch.testing.assert_close(layer.weight(), W)
+    torch.testing.assert_close(layer.weight, W)
     gradient = torch.randn_like(dense)
     layer(tokens).backward(gradient)
     dense.backward(gradient)
@@ -62,7 +62,7 @@ def test_from_dense_and_back(rank_scale, rank):
     assert layer.rank == rank and layer.padding_idx == PAD and parameter_count(layer) == rank * (ROWS + WIDTH)
     P, sigma, QT = torch.linalg.svd(dense.weight, full_matrices=False)
     best = P[:, :rank] * sigma[:rank] @ QT[:rank]
-    torch.testing.assert_close(layer.weight(), best)
+    torch.testing.assert_close(layer.weight, best)
     back = layer.to_dense()
     assert type(back) is nn.Embedding and back.padding_idx == PAD
     torch.testing.assert_close(back.weight, best)
@@ -113,8 +113,8 @@ def test_tied_embeddings_stay_dense():
 
 def test_scores_of_a_tied_output_layer():
     layer, x, bias = embedding(), torch.randn(2, 3, WIDTH).double(), torch.randn(ROWS).double()
-    torch.testing.assert_close(layer.scores(x, bias), x @ layer.weight().T + bias)
-    torch.testing.assert_close(layer.scores(x), x @ layer.weight().T)
+    torch.testing.assert_close(layer.scores(x, bias), x @ layer.weight.T + bias)
+    torch.testing.assert_close(layer.scores(x), x @ layer.weight.T)
 
 
 def test_more_tokens_than_rows_are_looked_up_in_the_product():

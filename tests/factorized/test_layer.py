@@ -81,7 +81,7 @@ def test_state_dict_names(kind):
 def test_the_rank_is_at_least_one(kind, rank_scale):
     """Defect 4."""
     _, layer = dense_and_factorized(kind, rank_scale=rank_scale)
-    assert layer.rank == 1 and layer.weight().abs().sum() > 0
+    assert layer.rank == 1 and layer.weight.abs().sum() > 0
 
 
 @both_kinds
@@ -235,8 +235,8 @@ def test_no_warning_without_padding(kind, recwarn):
 @both_kinds
 def test_weight_under_autocast_keeps_the_precision_of_the_factors(kind):
     _, layer = dense_and_factorized(kind, rank=2)
-    expected = layer.weight()
+    expected = layer.weight
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer.weight()
+        found = layer.weight
         assert layer(example_input(kind)).dtype == torch.bfloat16
     assert torch.equal(found, expected)

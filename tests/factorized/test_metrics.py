@@ -112,7 +112,7 @@ def test_non_orthogonality_of_extreme_and_zero_factors():
 def test_norms_of_many_layers_in_order(square):
     model = factorize(small_cnn(), rank_scale=0.3, square=square)
     layers = list(factorized_modules(model).values())
-    expected = torch.stack([layer.weight().norm() for layer in layers])
+    expected = torch.stack([layer.weight.norm() for layer in layers])
     torch.testing.assert_close(frobenius_norms(layers), expected)
     assert len(set(expected.tolist())) == len(layers)
 

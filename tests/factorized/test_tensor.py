@@ -63,7 +63,7 @@ def test_layer_is_a_depthwise_and_a_pointwise_convolution(kind):
     middle = F.conv2d(x, layer.grouped.weight, None, 2, 2, 2, groups=6)
     expected = F.conv2d(middle, layer.contract()[:, :, None, None], layer.bias)
     torch.testing.assert_close(layer(x), expected)
-    assert layer.weight().shape == (10, 6, 3, 3)
+    assert layer.weight.shape == (10, 6, 3, 3)
     dense = layer.to_dense()
     assert type(dense) is nn.Conv2d
     torch.testing.assert_close(dense(x), expected)
@@ -117,7 +117,7 @@ def test_from_dense(kind):
     layer = kind.from_dense(dense, 1.0)
     x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(layer(x), dense(x))
-    torch.testing.assert_close(layer.weight(), dense.weight.data)
+    torch.testing.assert_close(layer.weight, dense.weight.data)
     assert not layer.training and not layer.grouped.weight.requires_grad and layer.bias.requires_grad
     back = layer.to_dense()
     assert not back.weight.requires_grad and back.bias.requires_grad and not back.training
@@ -135,7 +135,7 @@ def test_padding_by_name(padding):
 def test_from_dense_is_better_with_more_rank_and_keeps_the_memory_format():
     dense = nn.Conv2d(16, 16, 3).to(memory_format=torch.channels_last)
     for kind in KINDS:
-        errors = [(kind.from_dense(dense, scale).weight() - dense.weight).norm().item() for scale in (0.2, 0.5, 0.9)]
+        errors = [(kind.from_dense(dense, scale).weight - dense.weight).norm().item() for scale in (0.2, 0.5, 0.9)]
         assert errors == sorted(errors, reverse=True)
         again = kind.from_dense(dense, 0.5).to_dense()
         assert again.weight.is_contiguous(memory_format=torch.channels_last)

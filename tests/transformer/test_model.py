@@ -110,7 +110,7 @@ def test_tied_output_shares_the_factors():
     model = build_model(config, 11, 10).eval()
     x = torch.randn(3, 8)
     table = model.decoder.embedder.tokens
-    expected = model.decoder.norm(x) @ table.weight().T + model.decoder.output_bias
+    expected = model.decoder.norm(x) @ table.weight.T + model.decoder.output_bias
     torch.testing.assert_close(model.decoder.logits(x), expected)
     assert "decoder.embedder.tokens" in decayed_modules(model)["linear"]
 
@@ -149,8 +149,8 @@ def test_the_start_of_factors(spectral):
     if spectral:  # of nearly full rank, their products show what they are factors of
         options["rank_scale"] = 0.999
         model = build_model(architecture("transformer_small", spectral=True, **options), 300, 400)
-        assert model.encoder.embedder.tokens.weight().std().item() == pytest.approx(0.1, rel=0.02)
-        assert 0.099 < model.decoder.output.weight().abs().max() < 0.1001
+        assert model.encoder.embedder.tokens.weight.std().item() == pytest.approx(0.1, rel=0.02)
+        assert 0.099 < model.decoder.output.weight.abs().max() < 0.1001
 
 
 @pytest.mark.parametrize("rank_scale", [0.0, 0.5])
