@@ -130,4 +130,3 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
 def is_transposed(matrices: Tensor) -> bool:
     """Tell whether columns instead of rows lie together in memory."""
     return matrices.stride(-2) == 1 and matrices.stride(-1) != 1
-

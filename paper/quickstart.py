@@ -33,8 +33,8 @@ METHODS = {
 SHARED = "--data digits --arch resnet20 --epochs 3 --batch-size 32 --lr 0.05 --weight-decay 5e-3".split()
 
 INTRODUCTION = """\
-A ResNet20 whose convolutions are products U VT of two thin matrices keeps 24 % of its parameters, and trains faster. What
-it loses in accuracy depends on two things that cost nothing:
+A ResNet20 whose convolutions are products U VT of two thin matrices keeps 24 % of its parameters, and trains faster.
+What it loses in accuracy depends on two things that cost nothing:
   spectral    initialization: the factors start from the singular value decomposition of the dense network's initial
               weights, and not as random matrices of their own
   Frobenius   decay: weight decay acts on the product U VT, and not on U and VT
@@ -58,7 +58,7 @@ What to do next:
                                   the same on CIFAR-10, 200 epochs: for a GPU
   python -m paper scripts --dry-run
                                   the paper's experiments, a script for each
-  python -c "import factorized, torchvision; factorized.factorize(torchvision.models.resnet18(), ratio=0.2, verbose=True)"
+  python -c "import factorized as f, torchvision; f.factorize(torchvision.models.resnet18(), ratio=0.2, verbose=True)"
                                   the library on a network of your own
 """
 

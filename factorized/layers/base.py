@@ -1,4 +1,4 @@
-"""What all factorized layers share: a weight made of factors, the way from a dense layer and back, decay of the weight."""
+"""What all factorized layers share: a weight made of factors, its decay, the way from a dense layer and back."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from .. import cost
 class FactorizedLayer(nn.Module):
     """A layer whose weight is a function of factors.
 
-    Code that reads `layer.weight`, its dtype or its device works as with a dense layer, and gradients reach the factors.
-    Each access composes the weight anew, so changing it in place changes nothing.
+    Code that reads `layer.weight`, its dtype or its device works as with a dense layer, and gradients reach the
+    factors. Each access composes the weight anew, so changing it in place changes nothing.
 
     Attributes:
         bias: parameter, or None.
         path: `auto`, `composed` or `two_step`; see `factorized.cost`. It changes speed and memory, never the function.
-        kernel_decay: Frobenius decay that the backward pass adds to the gradient of the composed weight, or None. Set by
-            `FrobeniusDecay.attach(in_backward=True)`.
+        kernel_decay: Frobenius decay that the backward pass adds to the gradient of the composed weight, or None.
+            Set by `FrobeniusDecay.attach(in_backward=True)`.
         channels_last: whether the dense layer that `to_dense` returns has that memory format.
     """
 
@@ -121,8 +121,8 @@ class KernelDecay:
 
     Attributes:
         coefficient: what the weight is multiplied by when it is added to its gradient.
-        mark: a leaf of no dimension. Its gradient is how often backward passes have added the decay, None for never: what
-            a compiled program can tell, too, without a word to Python or the host.
+        mark: a leaf of no dimension. Its gradient is how often backward passes have added the decay, None for never: a
+            compiled program, too, can tell that, without a word to Python or the host.
     """
 
     def __init__(self, coefficient: float, device: torch.device):

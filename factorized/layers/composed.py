@@ -89,8 +89,8 @@ class ComposedConv2d(FactorizedLayer):
 
     def assign(self, weight: Tensor) -> None:
         raise AttributeError(
-            f"the weight of a {type(self).__name__} is composed of its factors and cannot be assigned; assign those, or "
-            "make a plain layer of it with to_dense()"
+            f"the weight of a {type(self).__name__} is composed of its factors and cannot be assigned; assign those, "
+            "or make a plain layer of it with to_dense()"
         )
 
     def _empty_dense(self, **options) -> nn.Conv2d:

@@ -126,7 +126,7 @@ class FactorizedConv2d(ProductLayer):
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
         new_height = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1
         new_width = (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
-        rows, columns = self.U.shape[0], self.VT.shape[1]
+        rows, columns = self.out_channels * kh, self.in_channels // self.groups * kw
         between = batch * (new_height if kh == 1 and ph == 0 else height) * new_width
         after = batch * new_height * new_width
         return {

@@ -1,4 +1,4 @@
-"""Layers whose weight, seen as a matrix, is a product of two or three factors: their start, and their execution path."""
+"""Layers whose weight, seen as a matrix, is a product of two or three factors: their start and execution path."""
 
 import math
 import warnings
@@ -255,8 +255,8 @@ class ProductLayer(FactorizedLayer):
     def _choose(self, x: Tensor) -> str:
         """Return the path for an input.
 
-        Exported and traced programs have one path for every size of the input. It is chosen for the size of the example,
-        or where a tracer has none, for a large one.
+        Exported and traced programs have one path for every size of the input. It is chosen for the size of the
+        example or, where a tracer has none, for a large one.
         """
         if self.path != "auto":
             return self.path

@@ -139,8 +139,8 @@ class TensorConv2d(ComposedConv2d):
             return "it is not a torch.nn.Conv2d"
         if layer.groups > 1 or layer.padding_mode != "zeros":
             return (
-                f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero padding "
-                "are supported"
+                f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero "
+                "padding are supported"
             )
         return weight_obstacle(layer)
 

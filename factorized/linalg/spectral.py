@@ -27,11 +27,13 @@ def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Args:
         matrix: shape `(..., m, n)`; leading dimensions are a batch of independent matrices.
-        rank: number of columns of `U`. Above `min(m, n)` the surplus columns of `U` and rows of `VT` are zero:
-            they count as parameters, but in a two-factor layer their gradient is exactly zero for ever.
+        rank: number of columns of `U`. Above `min(m, n)` the surplus columns of `U` and rows of `VT` are zero, as
+            published: they count as parameters, but in a two-factor layer their gradient is exactly zero for ever.
 
     Returns:
-        `U` of shape `(..., m, rank)` and `VT` of shape `(..., rank, n)`, in the dtype and on the device of `matrix`.
+        `U` of shape `(..., m, rank)` and `VT` of shape `(..., rank, n)`, in the dtype and on the device of `matrix`. A
+        direction of `matrix` whose singular value is zero gets a zero column of `U` and a row of `VT` of unit length,
+        orthogonal to the others, so that it can learn.
 
     Raises:
         ValueError: if `rank` is below 1 or `matrix` has fewer than two dimensions.
@@ -46,11 +48,11 @@ def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     batch = work.reshape(-1, *work.shape[-2:])
     kept = min(rank, *batch.shape[-2:])
     P, sigma, QT = _leading_singular_triples(batch, kept)
-    root = sigma.sqrt()
     U = batch.new_zeros(*batch.shape[:-1], rank)
     VT = batch.new_zeros(batch.shape[0], rank, batch.shape[-1])
-    U[..., :kept] = P * root[:, None, :]
-    VT[:, :kept] = root[:, :, None] * QT
+    left, right = _shares(sigma, max(batch.shape[-2:]))
+    U[..., :kept] = P * left[:, None, :]
+    VT[:, :kept] = right[:, :, None] * QT
     lead = matrix.shape[:-2]
     return U.reshape(*lead, *U.shape[1:]).to(matrix.dtype), VT.reshape(*lead, *VT.shape[1:]).to(matrix.dtype)
 
@@ -86,8 +88,19 @@ def _rebalance(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
     Q1, R1 = torch.linalg.qr(U.to(work))
     Q2, R2 = torch.linalg.qr(VT.mT.to(work))
     P, sigma, QT = torch.linalg.svd(R1 @ R2.mT)
+    left, right = _shares(sigma, max(U.shape[-2], VT.shape[-1]))
+    return Q1 @ (P * left[..., None, :]), (right[..., :, None] * QT) @ Q2.mT
+
+
+def _shares(sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return what singular values (..., count), descending, give to the columns of `U` and to the rows of `VT`.
+
+    Their square root, to each. But where both would be zero no gradient would ever reach either: directions that are
+    zero up to rounding leave the row of `VT` at unit length, from which the column of `U` can learn.
+    """
     root = sigma.sqrt()
-    return Q1 @ (P * root[..., None, :]), (root[..., :, None] * QT) @ Q2.mT
+    zero = sigma <= 4 * size**0.5 * torch.finfo(sigma.dtype).eps * sigma[..., :1]
+    return torch.where(zero, sigma, root), torch.where(zero, torch.ones_like(root), root)
 
 
 def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

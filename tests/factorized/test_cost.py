@@ -67,6 +67,10 @@ def test_the_choice_depends_on_the_size_of_the_input():
     layer = FactorizedLinear(256, 256, 200)
     assert cheaper_path(**layer.costs((1, 256))) == "two_step"
     assert cheaper_path(**layer.costs((100_000, 256))) == "composed"
+    x, calls = torch.randn(4096, 256), []
+    layer.right = lambda: calls.append("two_step") or layer.VT
+    layer.product = lambda: calls.append("composed") or layer.U @ layer.VT
     for rows in (1, 4096):
-        layer(torch.randn(rows, 256))
-        assert f"auto ({cheaper_path(**layer.costs((rows, 256)))} for {rows}x256)" in repr(layer)
+        calls.clear()
+        layer(x[:rows])
+        assert calls == [cheaper_path(**layer.costs((rows, 256)))]
