@@ -25,23 +25,28 @@ _ABANDONED = 3600  # seconds since the last change of such a file, after which n
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: an interruption leaves the old file intact.
 
-    A temporary file that a killed process has left is removed by the first call for the same `path` an hour later.
+    A link stays one, and the file that it points to is replaced. A temporary file that a killed process has left is
+    removed by the first call for the same `path` an hour later.
 
     Raises:
+        UserError: if there is something at `path` that is no regular file, such as a device.
         OSError: if the disk is full, with the name `path`; for other reasons of the system's.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{_UNFINISHED}"):
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UserError(f"cannot write {path}: it is {'a folder' if target.is_dir() else 'no regular file'}")
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????{_UNFINISHED}"):
         with contextlib.suppress(OSError):  # it has just been renamed, or is not ours
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
         # When the disk is full, `torch.save` says that it is at a wrong position.
@@ -121,13 +126,18 @@ def restore_training(state: dict, model: nn.Module, optimizer: Optimizer, comput
 def load_weights(model: nn.Module, state: object, source: Path) -> None:
     """Load the weights in `state`, its `state_dict` or `net`, into `model`.
 
+    Their names may have the prefixes that `DataParallel`, `DistributedDataParallel` and `torch.compile` give them.
+
     Raises:
-        UserError: if there are none, or they belong to another network.
+        UserError: if there are none, they belong to another network, or they are no finite floating-point numbers.
     """
     saved = state.get("state_dict", state.get("net")) if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise UserError(f"{source} holds no network: a checkpoint has a state_dict or net")
     wanted = model.state_dict()
+    for unwrapped in (lambda name: name.replace("_orig_mod.", ""), lambda name: name.removeprefix("module.")):
+        if saved.keys() != wanted.keys():
+            saved = {unwrapped(str(name)): value for name, value in saved.items()}
     differing = [name for name in {**wanted, **saved} if _shape(saved, name) != _shape(wanted, name)]
     if differing:
         name = differing[0]
@@ -135,8 +145,14 @@ def load_weights(model: nn.Module, state: object, source: Path) -> None:
             f"{source} is of another network: {len(differing)} of {len(wanted)} tensors differ, the first is {name}, "
             f"{_shape(saved, name) or 'absent'} there and {_shape(wanted, name) or 'absent'} here"
         )
+    for name, tensor in saved.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise UserError(f"{source} is damaged: {name} is of type {tensor.dtype}, not {wanted[name].dtype}")
+        if not tensor.isfinite().all():
+            raise UserError(f"{source} is damaged: {name} has values that are not finite")
     model.load_state_dict(saved)
 
 
-def _shape(state: dict, name: str) -> list[int] | None:
-    return list(state[name].shape) if isinstance(state.get(name), Tensor) else None
+def _shape(state: dict, name: str) -> str:
+    tensor = state.get(name)
+    return str(list(tensor.shape)) if isinstance(tensor, Tensor) and tensor.layout == torch.strided else ""

@@ -156,6 +156,8 @@ def _ending(error: BaseException) -> tuple[int | None, str, str]:
             return 2, "error: ", f"{_name(error) or 'the system says'}: {error.strerror or text}"
         case OverflowError():
             return 2, "error: ", f"a number is out of range: {line}"
+        case UnicodeEncodeError(object=name) if error.reason == "surrogates not allowed":
+            return 2, "error: ", f"{name}: a name that is not UTF-8 cannot be used here"
         case RecursionError() if "JSON" in text:
             return 2, "error: ", "a JSON file is nested too deep to be read"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):

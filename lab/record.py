@@ -87,6 +87,7 @@ def open_folder(folder: Path, args: argparse.Namespace, *, keep: bool, files: It
     Raises:
         UserError: if the folder cannot be written.
     """
+    str(folder.absolute()).encode()  # an error where the name is not UTF-8: TensorBoard could not write there
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in [folder / "results.json"] if keep else _files_of_run(folder, files):

@@ -37,6 +37,27 @@ def step(model, optimizer):
 # Files
 
 
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("there/file")
+    (tmp_path / "new").symlink_to("there/other")
+    for name in ("link", "new"):
+        checkpoint.save_json(tmp_path / name, 1)
+        assert (tmp_path / name).is_symlink() and (tmp_path / name).read_text() == "1\n"
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["file", "other"]
+
+
+def test_what_is_no_regular_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name, reason in (("pipe", "no regular file"), ("folder", "a folder"), ("device", "no regular file")):
+        with pytest.raises(UserError, match=f"it is {reason}"):
+            checkpoint.save(tmp_path / name, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "folder", "device"}
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     checkpoint.write_whole(path, lambda file: file.write(b"old"))
@@ -176,6 +197,12 @@ def test_other_groups_are_refused(tmp_path):
         ({"state_dict": {}}, "2 of 2 tensors differ, the first is weight, absent there"),
         ({"state_dict": {"weight": torch.zeros(2, 3), "bias": 1}}, "bias, absent there"),
         ({"state_dict": {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}}, r"weight, \[3, 2\] there and \[2, 3\]"),
+        ({"state_dict": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2).to_sparse()}}, "bias, absent there"),
+        ({"state_dict": {1: torch.zeros(2, 3), None: 3}}, "first is weight, absent there"),
+        ({"net": {"weight": torch.zeros(2, 3), "bias": torch.tensor([0, torch.nan])}}, "damaged: bias has values"),
+        ({"net": {"weight": torch.full((2, 3), -torch.inf), "bias": torch.zeros(2)}}, "damaged: weight has values"),
+        ({"net": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2).long()}}, "bias is of type torch.int64, not"),
+        ({"net": {"weight": torch.zeros(2, 3).cfloat(), "bias": torch.zeros(2)}}, "weight is of type torch.complex64"),
     ],
 )
 def test_foreign_states(tmp_path, state, message):
@@ -184,6 +211,19 @@ def test_foreign_states(tmp_path, state, message):
     with pytest.raises(UserError, match=message):
         checkpoint.load_weights(model, state, tmp_path / "x.th")
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_weights_of_a_wrapped_network(tmp_path, prefix):
+    model, other = (nn.ModuleDict({"module": nn.Linear(3, 2), "norm": nn.BatchNorm1d(2)}) for _ in range(2))
+    checkpoint.load_weights(model, {"net": {prefix + k: v for k, v in other.state_dict().items()}}, tmp_path / "x.th")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_of_a_compiled_part(tmp_path):
+    model, other = (nn.Sequential(nn.Linear(3, 2)) for _ in range(2))
+    checkpoint.load_weights(model, {"net": nn.Sequential(torch.compile(other[0])).state_dict()}, tmp_path / "x.th")
+    assert torch.equal(model[0].weight, other[0].weight)
 
 
 def test_a_state_without_all_parts(tmp_path):
