@@ -12,7 +12,7 @@ After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Fa
 
 from .decay import FrobeniusDecay, frobgrad
 from .groups import describe_decay, parameter_groups
-from .layers.attention import AttentionCache, FactorizedAttention, OutputValue, QueryKey
+from .layers.attention import FactorizedAttention, OutputValue, QueryKey
 from .layers.base import FactorizedLayer
 from .layers.composed import ComposedConv2d
 from .layers.conv import FactorizedConv2d
@@ -29,7 +29,6 @@ from .metrics import (
     nuclear_norm_bound,
 )
 from .model import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
-from .packing import Packing
 from .patterns import factorized_modules
 from .schedule import coefficient_for, decay_budget
 from .table import report
@@ -37,7 +36,6 @@ from .table import report
 __version__ = "0.2.0"
 
 __all__ = [
-    "AttentionCache",
     "CPConv2d",
     "ComposedConv2d",
     "FactorizedAttention",
@@ -47,7 +45,6 @@ __all__ = [
     "FactorizedLinear",
     "FrobeniusDecay",
     "OutputValue",
-    "Packing",
     "QueryKey",
     "RankScale",
     "TensorConv2d",

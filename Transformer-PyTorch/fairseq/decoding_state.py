@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factorized.layers.attention import AttentionCache
-
 
 @dataclass
 class Memory:
@@ -16,6 +14,41 @@ class Memory:
     """output of the encoder, (B, S, d)"""
     padding: Tensor
     """True where the source is padding, (B, S)"""
+
+
+class AttentionCache:
+    """Keys and values that a self-attention layer has seen, for decoding step by step.
+
+    Each step appends the keys and values of its positions as slots. The positions of a step may be those of several
+    hypotheses about one sentence: then a `mask` (B, 1, hypotheses, slots) says which slots belong to the history of
+    which hypothesis, and when hypotheses are dropped or doubled the mask alone changes; nothing is copied.
+    """
+
+    def __init__(self):
+        self._buffer: Tensor | None = None  # (2, B, heads, capacity, h)
+        self.slots = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add slots (B, heads, n, h); return the keys and values of all slots, each (B, heads, slots, h)."""
+        end = self.slots + key.shape[2]
+        if self._buffer is None or end > self._buffer.shape[3]:
+            self._grow(key, max(2 * end, 32))
+        self._buffer[0, :, :, self.slots : end] = key
+        self._buffer[1, :, :, self.slots : end] = value
+        self.slots = end
+        return tuple(self._buffer[:, :, :, :end].unbind())
+
+    def select(self, index: Tensor) -> None:
+        """Keep the rows `index` of the batch, in that order."""
+        if self._buffer is not None:
+            self._buffer = self._buffer.index_select(1, index)
+
+    def _grow(self, like: Tensor, capacity: int) -> None:
+        batch, heads, _, width = like.shape
+        buffer = like.new_empty(2, batch, heads, capacity, width)
+        if self._buffer is not None:
+            buffer[:, :, :, : self.slots] = self._buffer[:, :, :, : self.slots]
+        self._buffer = buffer
 
 
 class DecodingState:

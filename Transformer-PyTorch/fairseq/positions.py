@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factorized import Packing
-
 from .dropout import Dropout
+from .packing import Packing
 
 PAD = 1  # index of the padding symbol, and of the row of position tables that stands for it
 

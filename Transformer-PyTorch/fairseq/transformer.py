@@ -13,7 +13,6 @@ from factorized import (
     FactorizedAttention,
     FactorizedEmbedding,
     FactorizedLayer,
-    Packing,
     factorize,
     factorized_modules,
 )
@@ -23,6 +22,7 @@ from .config import TransformerConfig
 from .decoding_state import DecodingState, Memory
 from .dropout import Dropout
 from .layer_norm import LayerNorm
+from .packing import Packing
 from .positions import PAD, Embedder, SinusoidalPositions
 
 

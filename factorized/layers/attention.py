@@ -8,12 +8,33 @@ spectral initialization like any product of factors, all heads of a layer as one
     output_value   U = O_i   (d, h)     VT = V_i (h, d)
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..linalg.spectral import batch_spectral_init
-from ..packing import Packing
+
+
+class Cache(Protocol):
+    """What self-attention asks of a store of keys and values, for decoding step by step."""
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add positions (B, heads, n, h) to those there are; return keys and values of all, each (B, heads, S, h)."""
+        ...
+
+
+class Packing(Protocol):
+    """What attention asks of a batch whose padding is left out: where its rows belong."""
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Return the real positions, (N, ...), of x (B, T, ...)."""
+        ...
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """Return x (N, ...) as (B, T, ...), with anything finite at padding."""
+        ...
 
 
 class HeadProducts(nn.Module):
@@ -89,7 +110,6 @@ class FactorizedAttention(nn.Module):
 
     Self-attention: `attention(x)`. Cross-attention: `attention(x, memory)`. Decoding step by step:
 
-        cache = AttentionCache()
         y = attention(x_t, cache=cache)                       # self-attention: x_t (B, 1, d) also sees the steps before
         memory = attention.keys_values(states)                # cross-attention: once per sentence
         y = attention(x_t, memory)
@@ -134,7 +154,7 @@ class FactorizedAttention(nn.Module):
         *,
         mask: Tensor | None = None,
         is_causal: bool = False,
-        cache: "AttentionCache | None" = None,
+        cache: Cache | None = None,
         packing: Packing | None = None,
         need_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -145,11 +165,19 @@ class FactorizedAttention(nn.Module):
             memory: what is attended to, shape (B, S, d), or its `keys_values`; None for `x` itself.
             mask: boolean, broadcastable to (B, heads, T, S), True where a query may attend to a key. A query that may
                 attend to none has no defined output.
-            is_causal: let a position attend to itself and those before; not together with `mask`.
-            cache: in self-attention, keys and values of earlier steps, to which those of `x` are appended.
+            is_causal: in self-attention, let a position attend to itself and those before, the cached ones among them;
+                with a `mask`, to what both allow.
+            cache: in self-attention, keys and values of earlier steps, to which those of `x` are appended. S counts
+                them, too.
             packing: tells where the rows of a packed `x` belong. In self-attention `mask` or causality must hide
                 padding from all others.
+
+        Raises:
+            TypeError: for a mask that is not boolean.
+            ValueError: for a cache or causality together with a memory, which has no earlier steps.
         """
+        if memory is not None and (is_causal or cache is not None):
+            raise ValueError("is_causal and cache are for self-attention, without a memory")
         if memory is None:
             matrices = self.query_key.query, self.query_key.key, self.output_value.value
             query, key, value = self._project(x, *matrices, packing=packing)
@@ -158,6 +186,7 @@ class FactorizedAttention(nn.Module):
         else:
             (query,) = self._project(x, self.query_key.query, packing=packing)
             key, value = memory if isinstance(memory, tuple) else self.keys_values(memory)
+        mask, is_causal = _visible(mask, is_causal, query.shape[2], key.shape[2], query.device)
         weights = None
         if need_weights or _fused_is_slow():
             weights = attention_weights(query, key, mask, is_causal)
@@ -180,50 +209,37 @@ class FactorizedAttention(nn.Module):
 
 
 def _fused_is_slow() -> bool:
-    """Tell whether plain operations are faster: PyTorch's attention is slow to differentiate in short types on a CPU."""
+    """Tell whether plain operations are faster: in short types a CPU's fused attention is slow to differentiate."""
     return torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
 
 
+def _visible(
+    mask: Tensor | None, is_causal: bool, queries: int, keys: int, device: torch.device
+) -> tuple[Tensor | None, bool]:
+    """Return the mask of what both a mask and causality allow, or None, and whether causality is left to be applied.
+
+    The queries are the last ones of the keys' positions: those before are in a cache.
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"the mask must be boolean, True where a query may attend to a key, not {mask.dtype}")
+    if not is_causal or queries == 1:  # the last position sees all
+        return mask, False
+    if mask is None and queries == keys:
+        return None, True
+    causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return (causal if mask is None else mask & causal), False
+
+
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Return the softmax of the scaled scores, (..., T, S), of queries (..., T, h) and keys (..., S, h)."""
+    """Return the softmax of the scaled scores, (..., T, S), of queries (..., T, h) and keys (..., S, h).
+
+    Args:
+        mask: boolean, broadcastable to (..., T, S), True where a query may attend to a key.
+        is_causal: instead of a mask, let each query attend to the key of its position and those before; needs T = S.
+    """
     scores = query @ key.mT * query.shape[-1] ** -0.5
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1)
-
-
-class AttentionCache:
-    """Keys and values that a self-attention layer has seen, for decoding step by step.
-
-    Each step appends the keys and values of its positions as slots. The positions of a step may be those of several
-    hypotheses about one sentence: then a `mask` (B, 1, hypotheses, slots) says which slots belong to the history of
-    which hypothesis, and when hypotheses are dropped or doubled the mask alone changes; nothing is copied.
-    """
-
-    def __init__(self):
-        self._buffer: Tensor | None = None  # (2, B, heads, capacity, h)
-        self.slots = 0
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add slots (B, heads, n, h); return the keys and values of all slots, each (B, heads, slots, h)."""
-        end = self.slots + key.shape[2]
-        if self._buffer is None or end > self._buffer.shape[3]:
-            self._grow(key, max(2 * end, 32))
-        self._buffer[0, :, :, self.slots : end] = key
-        self._buffer[1, :, :, self.slots : end] = value
-        self.slots = end
-        return tuple(self._buffer[:, :, :, :end].unbind())
-
-    def select(self, index: Tensor) -> None:
-        """Keep the rows `index` of the batch, in that order."""
-        if self._buffer is not None:
-            self._buffer = self._buffer.index_select(1, index)
-
-    def _grow(self, like: Tensor, capacity: int) -> None:
-        batch, heads, _, width = like.shape
-        buffer = like.new_empty(2, batch, heads, capacity, width)
-        if self._buffer is not None:
-            buffer[:, :, :, : self.slots] = self._buffer[:, :, :, : self.slots]
-        self._buffer = buffer

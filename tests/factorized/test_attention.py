@@ -7,10 +7,8 @@ import torch
 from torch import nn
 
 from factorized import (
-    AttentionCache,
     FactorizedAttention,
     OutputValue,
-    Packing,
     QueryKey,
     batch_spectral_init,
     factorize,
@@ -180,52 +178,50 @@ def test_weights_of_one_visible_key():
     assert torch.equal(weights, (torch.arange(5) == 3).float().expand(2, 3, 5))
 
 
-def test_decoding_step_by_step_equals_causal_attention(attention):
-    x = states(B, 70)  # the cache grows on the way
-    expected = attention(x, is_causal=True)
-    cache = AttentionCache()
-    for step in range(x.shape[1]):
-        torch.testing.assert_close(attention(x[:, step : step + 1], cache=cache), expected[:, step : step + 1])
-    assert cache.slots == 70
+class Steps:
+    """The plainest cache: keys and values of all steps side by side."""
+
+    def __init__(self):
+        self.seen = []
+
+    def append(self, key, value):
+        self.seen.append((key, value))
+        keys, values = zip(*self.seen)
+        return torch.cat(keys, 2), torch.cat(values, 2)
 
 
-def test_decoding_several_hypotheses(attention):
-    """Two a sentence; the second is dropped for a copy of the first, then the sentences change places."""
-    x = states(B, 2, 3)  # hypotheses, steps
-    cache, own = AttentionCache(), torch.eye(2, dtype=torch.bool)
-    attention(x[:, :, 0], mask=own, cache=cache)
-    histories = torch.cat([own[[0, 0]], own], 1)
-    attention(x[:, :, 1], mask=histories, cache=cache)
-    cache.select(torch.tensor([1, 0]))
-    found = attention(x[[1, 0], :, 2], mask=torch.cat([histories, own], 1), cache=cache)[[1, 0]]
-    x[:, 1, 0] = x[:, 0, 0]
-    for hypothesis in range(2):
-        expected = attention(x[:, hypothesis], is_causal=True)[:, -1]
-        torch.testing.assert_close(found[:, hypothesis], expected)
+@pytest.mark.parametrize("sizes", [[1] * 5, [2, 3], [3, 1, 1]])
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_causality_sees_what_is_cached(attention, sizes, need_weights, masked):
+    """Several steps at a time equal all of them at once, one sentence after another, with and without weights."""
+    x = states(B, 5)
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril().expand(B, 5, 5).clone()
+    if masked:  # a key that only its own position may attend to
+        allowed[:, 2:, 1] = False
+    expected, cache, begin = by_hand(attention, x, x, allowed), Steps(), 0
+    for size in sizes:
+        end = begin + size
+        mask = allowed[:, None, begin:end, :end] | (torch.arange(end) > torch.arange(begin, end)[:, None])
+        found = attention(
+            x[:, begin:end], cache=cache, is_causal=True, mask=mask if masked else None, need_weights=need_weights
+        )
+        if need_weights:
+            found, weights = found
+            assert not weights.masked_select(~allowed[:, None, begin:end, :end]).any()
+            torch.testing.assert_close(weights.sum(-1), torch.ones(B, HEADS, size).double())
+        torch.testing.assert_close(found, expected[:, begin:end])
+        begin = end
 
 
-@pytest.mark.parametrize("cross", [False, True])
-def test_packed_sentences(attention, cross):
-    """Outputs and all gradients equal those of the padded batch at the real positions."""
-    real = torch.arange(T) < torch.tensor([[3], [T], [1]])
-    x, memory = states(3, T, grad=True), states(3, S, grad=True) if cross else None
-    options = {} if cross else {"is_causal": True}
-    inputs = [x, *attention.parameters(), *([memory] if cross else [])]
-    expected = attention(x, memory, **options)[real]
-    gradient = torch.randn_like(expected)
-    expected_gradients = torch.autograd.grad(expected, inputs, gradient)
-    for packing in (Packing.of(real), Packing(real.flatten().nonzero().squeeze(1), real.shape)):
-        found = attention(packing.pack(x), memory, packing=packing, **options)
-        torch.testing.assert_close(found, expected)
-        for ours, theirs in zip(torch.autograd.grad(found, inputs, gradient), expected_gradients):
-            torch.testing.assert_close(ours, theirs)
-
-
-def test_packing_and_unpacking():
-    real = torch.tensor([[True, True, False], [True, False, False]])
-    packing, x = Packing.of(real), torch.arange(6.0).view(2, 3)
-    assert torch.equal(packing.pack(x), torch.tensor([0.0, 1.0, 3.0]))
-    assert torch.equal(packing.unpack(packing.pack(x))[real], x[real])
+def test_what_has_no_meaning_is_refused(attention):
+    x, memory = states(B, T), states(B, S)
+    for options in ({"is_causal": True}, {"cache": Steps()}):
+        with pytest.raises(ValueError, match="for self-attention, without a memory"):
+            attention(x, memory, **options)
+    for mask in (torch.zeros(T, T), torch.zeros(T, T).long()):
+        with pytest.raises(TypeError, match="the mask must be boolean"):
+            attention(x, mask=mask)
 
 
 def test_one_of_many_layers():
@@ -253,11 +249,8 @@ def test_sixteen_bit_autocast():
 def test_compiled():
     attention, x, memory = FactorizedAttention(D, HEADS), torch.randn(B, T, D), torch.randn(B, S, D)
     compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
-    packing = Packing.of(torch.arange(T) < torch.tensor([[3], [T]]))
     torch.testing.assert_close(compiled(x, memory), attention(x, memory))
-    packed = packing.pack(x)
-    expected = attention(packed, is_causal=True, packing=packing)
-    torch.testing.assert_close(compiled(packed, is_causal=True, packing=packing), expected)
+    torch.testing.assert_close(compiled(x, is_causal=True), attention(x, is_causal=True))
 
 
 @pytest.mark.parametrize("masking", [{}, {"is_causal": True}, {"mask": torch.ones(5, 5, dtype=torch.bool).tril()}])
