@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from lab.cli import Parser, UserError, run
 
 # isort: split
-from fairseq import options
+from fairseq import foreign, foreign_text, options
 from fairseq.batches import Batch, collate, evaluation_batches
 from fairseq.bleu import Score, detokenize, sacre_bleu, sacre_line, tokenized_bleu
 from fairseq.corpus import Corpus, load_split
@@ -37,10 +37,11 @@ def build_parser() -> Parser:
     add("--shard-id", type=options.COUNT, default=0, metavar="I", help="beginning with this one, from 0")
     add("--prefix-size", type=options.COUNT, default=0, metavar="N", help="begin with N words of the reference")
     add("--score-reference", action="store_true", help="score the references instead of translating")
-    options.add_rank_flags(parser, rank_scale=None)
+    options.add_rank_flags(parser, training=False)
     options.add_output_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="only print the last lines")
     options.add_device_flags(parser, training=False)
+    foreign.add_flags(parser, *foreign_text.GENERATE)
     return parser
 
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from lab.cli import Parser, UserError, run
 
 # isort: split
-from fairseq import options
+from fairseq import foreign, foreign_text, options
 from fairseq.batches import collate, evaluation_batches
 from fairseq.bleu import detokenize
 from fairseq.corpus import Corpus
@@ -42,11 +42,17 @@ def build_parser() -> Parser:
     size = "lines that are read, and translated together, before the first is answered (default 1, or --batch-size)"
     add("--buffer-size", type=options.COUNT, default=0, metavar="N", help=size)
     moses = "moses: tokenize and lower-case the input as the preparation scripts do, and detokenize the answers"
-    add("--tokenizer", choices=["moses"], help=moses)
+    add(
+        "--tokenizer",
+        choices=["moses", "space"],
+        default="space",
+        help=f"{moses}; space (default): words are separated by spaces",
+    )
     add("--bpe-codes", type=Path, metavar="FILE", help="cut the input into subwords by these merges of subword-nmt")
-    options.add_rank_flags(parser, rank_scale=None)
+    options.add_rank_flags(parser, training=False)
     options.add_output_flags(parser)
     options.add_device_flags(parser, training=False)
+    foreign.add_flags(parser, *foreign_text.INTERACTIVE)
     return parser
 
 
@@ -68,7 +74,7 @@ def preparation(args: argparse.Namespace, language: str) -> Callable[[str], str]
         UserError: if the file of merges cannot be used.
     """
     steps = []
-    if args.tokenizer:
+    if args.tokenizer == "moses":
         tokenizer = MosesTokenizer(lang=language)
         steps.append(lambda line: tokenizer.tokenize(line, return_str=True).lower())
     if args.bpe_codes:
@@ -150,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"O-{number}\t{line}")
                 for each in hypotheses[: args.nbest]:
                     text = translator.wording.text(each, source.split())
-                    if args.tokenizer:
+                    if args.tokenizer == "moses":
                         (text,) = detokenize([text], translator.languages[1])
                     print(f"H-{number}\t{each.score:.4f}\t{text}\nA-{number}\t{alignment_text(each)}")
             sys.stdout.flush()

@@ -11,7 +11,7 @@ from pathlib import Path
 from lab.cli import Parser, UserError, number, run
 
 # isort: split
-from fairseq import indexed
+from fairseq import foreign, foreign_text, indexed
 from fairseq.binarize import Settings, binarize
 
 
@@ -38,6 +38,7 @@ def build_parser() -> Parser:
     add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies text (default %(default)s)")
     add("--dataset-impl", choices=[*indexed.FORMATS, "raw"], default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both; raw is that of --output-format (default %(default)s)")  # noqa: E501
     # fmt: on
+    foreign.add_flags(parser, *foreign_text.PREPROCESS)
     return parser
 
 

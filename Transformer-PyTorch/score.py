@@ -9,7 +9,7 @@ from pathlib import Path
 from lab.cli import Parser, UserError, number, run
 
 # isort: split
-from fairseq import subwords
+from fairseq import foreign, foreign_text, subwords
 from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu, without_matching_unknowns
 from fairseq.text import decoded, read_lines
 
@@ -25,6 +25,7 @@ def build_parser() -> Parser:
     subwords.add_flag(parser)
     language = "language whose rules detokenize, and tokenize for sacreBLEU (default en); none: text as it is, 13a"
     add("--lang", default="en", metavar="CODE", help=language)
+    foreign.add_flags(parser, *foreign_text.SCORE)
     return parser
 
 

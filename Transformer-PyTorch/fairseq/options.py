@@ -31,20 +31,23 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def add_rank_flags(parser: argparse.ArgumentParser, rank_scale: float | None = 0.0) -> None:
-    """Add the flags of factorized layers. `rank_scale` is the default of `--rank-scale`."""
+def add_rank_flags(parser: argparse.ArgumentParser, training: bool = True) -> None:
+    """Add the flags of factorized layers; where nothing is trained, the help only shows `--rank-scale`."""
     group = parser.add_argument_group("factorization")
-    add = group.add_argument
-    # fmt: off
-    add("--rank-scale", type=REAL, default=rank_scale, help="rank as a fraction of a dimension; 0 and 1 are dense")
-    add("--spectral", action="store_true", help="spectral initialization of the two-factor layers")
-    add("--spectral-quekey", action="store_true", help="spectral initialization of each head's query-key product")
-    add("--spectral-outval", action="store_true", help="spectral initialization of each head's output-value product")
-    add("--wd2fd", action="store_true", help="Frobenius decay instead of weight decay on the two-factor layers")
-    add("--wd2fd-quekey", action="store_true", help="the same on the query-key products of the heads")
-    add("--wd2fd-outval", action="store_true", help="the same on the output-value products of the heads")
-    add("--frobenius-decay", type=REAL, metavar="L", help="coefficient of Frobenius decay (default: --weight-decay)")
-    # fmt: on
+    rank = "rank as a fraction of a dimension; 0 and 1 are dense"
+    rank += "" if training else " (default: what the checkpoint says, which it must be)"
+    group.add_argument("--rank-scale", type=REAL, default=0.0 if training else None, metavar="R", help=rank)
+
+    def add(flag: str, text: str, **how) -> None:
+        group.add_argument(flag, help=text if training else argparse.SUPPRESS, **how or {"action": "store_true"})
+
+    add("--spectral", "spectral initialization of the two-factor layers")
+    add("--spectral-quekey", "spectral initialization of each head's query-key product")
+    add("--spectral-outval", "spectral initialization of each head's output-value product")
+    add("--wd2fd", "Frobenius decay instead of weight decay on the two-factor layers")
+    add("--wd2fd-quekey", "the same on the query-key products of the heads")
+    add("--wd2fd-outval", "the same on the output-value products of the heads")
+    add("--frobenius-decay", "coefficient of Frobenius decay (default: --weight-decay)", type=REAL, metavar="L")
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +68,22 @@ def add_device_flags(parser: argparse.ArgumentParser, training: bool = True) -> 
     old = "old form of --device N; the CPU if there is no GPU"
     parser.add_argument("--device-id", type=lambda text: None if text == "auto" else COUNT(text), metavar="N", help=old)
     parser.add_argument("--cpu", action="store_true", help="old form of --device cpu")
+    for flag in ("fp16", "bf16"):
+        memory = f"--memory-efficient-{flag}"
+        parser.add_argument(f"--{flag}", memory, action="store_true", help=f"old form of --amp {flag}")
+
+
+def settle_precision(args: argparse.Namespace) -> None:
+    """Let fairseq's switches stand for `--amp`."""
+    kind = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    if not kind:
+        return
+    if args.amp not in ("off", kind):
+        raise UserError(f"--{kind} contradicts --amp {args.amp}: give only one")
+    args.amp = kind
+    if kind == "fp16" and (args.cpu or args.device == "cpu" or not torch.cuda.is_available()):
+        args.amp = "bf16"
+        warnings.warn("--fp16 needs a GPU: running with --amp bf16", stacklevel=2)
 
 
 def start(args: argparse.Namespace) -> devices.Computing:
@@ -113,7 +132,7 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add("--sampling", action="store_true", help="draw N translations instead of searching; needs --nbest N as well")
     add("--sampling-topk", type=number(int, least=-1), default=-1, metavar="K", help="draw from the K likeliest words (default -1: all)")  # noqa: E501
     add("--sampling-topp", type=number(float, least=-1, most=1), default=-1.0, metavar="P", help="draw from the likeliest words with the probability P together (default -1: all)")  # noqa: E501
-    add("--no-beamable-mm", action="store_true", help="accepted, without effect")
+    add("--no-beamable-mm", action="store_true", help=argparse.SUPPRESS)
     # fmt: on
 
 
@@ -143,3 +162,4 @@ def check_generation(args: argparse.Namespace) -> None:
     for name in [*training, "frobenius_decay"]:
         if getattr(args, name):
             warnings.warn(f"--{name.replace('_', '-')} only has an effect in training", stacklevel=2)
+    settle_precision(args)

@@ -3,16 +3,14 @@
 import argparse
 import json
 import os
-import warnings
 from pathlib import Path
-
-import torch
 
 from lab.cli import Parser, UserError, number
 from lab.record import is_in
 
 from . import foreign, options
 from .config import ARCHITECTURES, POSITIONS, TransformerConfig, architecture
+from .foreign_training import TRAIN
 from .optimization import OPTIMIZERS
 from .schedule import SCHEDULES
 from .training import LAST
@@ -33,13 +31,10 @@ def build_parser(description: str | None = None) -> Parser:
     _add_bleu_flags(parser)
     options.add_output_flags(parser)
     options.add_device_flags(parser)
-    for flag in ("fp16", "bf16"):
-        memory = f"--memory-efficient-{flag}"
-        parser.add_argument(f"--{flag}", memory, action="store_true", help=f"old form of --amp {flag}")
     add = parser.add_argument_group("several processes: torchrun --nproc-per-node N train.py ...").add_argument
     world_size = "number of processes that torchrun has started"
     add("--distributed-world-size", type=options.POSITIVE, metavar="N", help=world_size)
-    foreign.add_flags(parser)
+    foreign.add_flags(parser, TRAIN)
     return parser
 
 
@@ -183,7 +178,7 @@ def check(args: argparse.Namespace) -> None:
     _check_schedule(args)
     _check_files(args)
     _check_bleu(args)
-    _settle_precision(args)
+    options.settle_precision(args)
 
 
 def _check_schedule(args: argparse.Namespace) -> None:
@@ -233,19 +228,6 @@ def _check_bleu(args: argparse.Namespace) -> None:
     for flag in ("eval_bleu_args", "eval_bleu_remove_bpe", "eval_tokenized_bleu", "eval_bleu_print_samples"):
         if getattr(args, flag) and not args.eval_bleu:
             raise UserError(f"--{flag.replace('_', '-')} has no effect without --eval-bleu")
-
-
-def _settle_precision(args: argparse.Namespace) -> None:
-    """Let fairseq's switches stand for `--amp`."""
-    kind = "bf16" if args.bf16 else "fp16" if args.fp16 else None
-    if not kind:
-        return
-    if args.amp not in ("off", kind):
-        raise UserError(f"--{kind} contradicts --amp {args.amp}: give only one")
-    args.amp = kind
-    if kind == "fp16" and (args.cpu or args.device == "cpu" or not torch.cuda.is_available()):
-        args.amp = "bf16"
-        warnings.warn("--fp16 needs a GPU: running with --amp bf16", stacklevel=2)
 
 
 def model_config(args: argparse.Namespace) -> TransformerConfig:

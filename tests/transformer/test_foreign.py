@@ -3,7 +3,7 @@
 import pytest
 import torch
 import train as program
-from fairseq import foreign
+from fairseq.foreign_training import TRAIN
 from fairseq.training_flags import build_parser, check
 
 from tests.transformer import programs, tiny
@@ -34,17 +34,17 @@ def parse(*flags):
     return build_parser().parse_args(["data", "--arch", "transformer", *flags])
 
 
-@pytest.mark.parametrize("flag", sorted(foreign._HINTS))
+@pytest.mark.parametrize("flag", sorted(TRAIN.hints))
 @pytest.mark.parametrize("values", [(), ("8",), ("8", "9")])
 def test_what_there_is_not_is_explained(flag, values, capsys):
     error = programs.complaint_about(lambda: parse(flag, *values), "train.py", capsys)
-    assert f"{flag} is a flag of fairseq: {foreign._HINTS[flag]}" in error
+    assert f"{flag} is a flag of fairseq: {TRAIN.hints[flag]}" in error
 
 
 def test_what_changes_nothing_is_accepted():
-    flags = [part for flag in foreign._VALUES for part in (flag, "8")] + foreign._SWITCHES
+    flags = [part for flag in TRAIN.values for part in (flag, "8")] + TRAIN.switches
     assert parse(*flags) == parse()
-    for flag, note in foreign._NOTES.items():
+    for flag, note in TRAIN.notes.items():
         with pytest.warns(UserWarning, match=f"{flag} has no effect: {note}"):
             assert parse(flag, "8") == parse()
 

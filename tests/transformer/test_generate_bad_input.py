@@ -69,7 +69,7 @@ INTERACTIVE = [
     (["--input", "nowhere"], "cannot read nowhere: No such file"),
     (["--buffer-size", "-1"], "at least 0"),
     (["--dump", "bleu.log"], "--dump has no meaning here"),
-    (["--score-reference"], "unrecognized"),
+    (["--score-reference"], "there are no references; generate.py scores them"),
     (["--bpe-codes", "nowhere"], "cannot read nowhere"),
     (["--bpe-codes", "ONE_WORD"], "is not a file of merges"),
     (["--tokenizer", "spacy"], "invalid choice: 'spacy'"),
