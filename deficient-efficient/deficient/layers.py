@@ -53,9 +53,11 @@ class LowRankPointwise(FactorizedConv2d):
         super().__init__(in_channels, out_channels, kernel_size, rank, stride, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Start both convolutions as PyTorch starts a convolution."""
+        """Start both convolutions as PyTorch starts a convolution, the bias at zero."""
         for factor in (self.VT, self.U):
             nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def fan_out_(self) -> None:
         """Start both convolutions as the networks do, each by its own output channels."""

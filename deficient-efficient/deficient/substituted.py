@@ -18,11 +18,14 @@ from .layers import initialize
 from .outputs import Outputs
 
 
+BLOCKS, WIDTH = (3, 4, 6, 3), 128  # of the four stages of a WRN-50-2; of the 3 x 3 convolutions in its first
+
+
 class WideResNet50(ResNet):
     """WRN-50-2; taps after each of the four stages."""
 
     def __init__(self, conv: MakeConv, num_classes: int = 1000, spectral: bool = False):
-        super().__init__(Bottleneck, [3, 4, 6, 3], num_classes, width_per_group=128)
+        super().__init__(Bottleneck, list(BLOCKS), num_classes, width_per_group=WIDTH)
         substitute(self, conv, lambda name: name != "conv1")
         initialize(self, spectral)
 
@@ -46,7 +49,7 @@ class MobileNetV2(TorchvisionMobileNetV2):
         substitute(self, conv, lambda name: self.get_submodule(name).kernel_size == (1, 1))
         initialize(self, spectral)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
+            if isinstance(getattr(module, "bias", None), nn.Parameter):  # of a convolution of whatever class
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, full: bool = False) -> Tensor | Outputs:
