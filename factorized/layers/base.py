@@ -60,9 +60,21 @@ class FactorizedLayer(nn.Module):
         raise NotImplementedError
 
     @abstractmethod
+    def compute(self, x: Tensor) -> Tensor:
+        """Return the layer's output for an input."""
+        raise NotImplementedError
+
+    @abstractmethod
     def multiply_adds(self, shape: Sequence[int]) -> int:
         """Return the multiply-adds of one call on an input of this shape, along the path it takes."""
         raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output for an input; see the class for the shapes."""
+        if isinstance(x, torch.fx.Proxy) and x.tracer.root is not self:
+            # A symbolic trace keeps the layer whole, as it keeps PyTorch's own: its copy can be decayed and merged.
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        return self.compute(x)
 
     # -- the weight --------------------------------------------------------------------------------------------------
 
@@ -155,6 +167,9 @@ class _DecayInBackward(torch.autograd.Function):
         return torch.add(gradient, weight, alpha=ctx.coefficient), torch.ones_like(mark), None
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def weight_obstacle(layer: nn.Module) -> str | None:
     """Return why no layer can be made of `layer`'s weight, whatever its kind, or None."""
     weight = layer.weight
@@ -162,7 +177,9 @@ def weight_obstacle(layer: nn.Module) -> str | None:
         return "its size is not known yet: run one batch through the model first"
     if not isinstance(weight, Tensor) or weight.is_quantized:
         return "its weight is quantized"
-    if not weight.is_floating_point():
+    if type(weight) not in (Tensor, nn.Parameter):
+        return f"its weight is a {type(weight).__name__}, not a plain tensor"
+    if weight.dtype not in _DTYPES:
         return f"its weight is not of real floating-point numbers but of {str(weight.dtype).removeprefix('torch.')}"
     if weight.numel() == 0:
         return f"its weight is empty, of shape {tuple(weight.shape)}"

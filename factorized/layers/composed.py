@@ -16,6 +16,7 @@ from .conv import numeric_padding, pair
 class ComposedConv2d(FactorizedLayer):
     """A 2-D convolution that composes its kernel from factors in every forward pass.
 
+    Maps (batch, in_channels, height, width) to (batch, out_channels, new height, new width).
     A separable one is a depthwise convolution (`grouped`, absent for 1 x 1 kernels) followed by a pointwise one whose
     (out, in) weight is composed; otherwise the whole kernel, (out, in * kh * kw) as a matrix, is:
 
@@ -107,8 +108,7 @@ class ComposedConv2d(FactorizedLayer):
         depthwise = 0 if self.grouped is None else self.grouped.weight.numel()
         return self.compose_cost() + pixels * (math.prod(self._kernel) + depthwise)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_channels, height, width) to (batch, out_channels, new height, new width)."""
+    def compute(self, x: Tensor) -> Tensor:
         weight = with_decay(self.contract(), self.kernel_decay)
         if self.grouped is not None:
             x = self.grouped(x)

@@ -24,6 +24,7 @@ from .product import ProductLayer
 class FactorizedConv2d(ProductLayer):
     """A 2-D convolution whose kernel is a product of factors (Khodak et al. 2021, section 2).
 
+    Maps (batch, in_channels, height, width) to (batch, out_channels, new height, new width).
     Parameters: `rank * (out * kh + in/groups * kw)`, plus `rank^2` if square, plus the bias. A grouped convolution
     always takes the composed path, because its horizontal half would mix the groups. The factors
     start Kaiming normal; `from_dense` can start them from a layer's weight.
@@ -31,6 +32,8 @@ class FactorizedConv2d(ProductLayer):
     Raises:
         ValueError: for the two-step path with groups, or padding "same" that is not symmetric.
     """
+
+    dense_type = nn.Conv2d
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class FactorizedConv2d(ProductLayer):
             raise ValueError("a grouped convolution has no two-step path")
         kh, kw = pair(kernel_size)
         super().__init__(
-            out_channels * kh, in_channels // groups * kw, rank, bias=out_channels if bias else 0, square=square,
+            out_channels * kh, in_channels // groups * kw, rank, outputs=out_channels, bias=bias, square=square,
             path="composed" if groups > 1 else path, channels_last=memory_format == torch.channels_last, device=device,
             dtype=dtype,
         )  # fmt: skip
@@ -65,8 +68,6 @@ class FactorizedConv2d(ProductLayer):
         self.dilation = pair(dilation)
         self.padding = numeric_padding(padding, self.kernel_size, self.dilation)
         self.groups = groups
-
-    dense_type = nn.Conv2d
 
     @classmethod
     def obstacle(cls, layer: nn.Module) -> str | None:
@@ -136,8 +137,7 @@ class FactorizedConv2d(ProductLayer):
             "intermediate": self.rank * between,
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_channels, height, width) to (batch, out_channels, new height, new width)."""
+    def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
             kernel = self.weight
             return F.conv2d(x, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -13,12 +13,15 @@ from .product import ProductLayer
 class FactorizedEmbedding(ProductLayer):
     """A lookup table `W = U VT` (or `U M VT`) of shape (num_embeddings, embedding_dim).
 
-    Two-step: the rows of `U` are looked up and multiplied by `VT`. Composed: the table is multiplied out and its rows
-    are looked up, which is less work where there are more tokens than rows.
+    Maps indices of any shape (...) to rows, shape (..., embedding_dim). Two-step: the rows of `U` are looked up and
+    multiplied by `VT`. Composed: the table is multiplied out and its rows are looked up, which is less work where there
+    are more tokens than rows.
 
     Args:
         padding_idx: a row of `U` that lookups give no gradient to. Regularization still reaches it.
     """
+
+    dense_type = nn.Embedding
 
     def __init__(
         self,
@@ -32,14 +35,10 @@ class FactorizedEmbedding(ProductLayer):
         device=None,
         dtype=None,
     ):
-        super().__init__(
-            num_embeddings, embedding_dim, rank, bias=0, square=square, path=path, device=device, dtype=dtype
-        )
+        super().__init__(num_embeddings, embedding_dim, rank, square=square, path=path, device=device, dtype=dtype)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
-
-    dense_type = nn.Embedding
 
     @classmethod
     def obstacle(cls, layer: nn.Module) -> str | None:
@@ -93,8 +92,7 @@ class FactorizedEmbedding(ProductLayer):
             "intermediate": tokens * self.rank,
         }
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map indices of any shape (...) to rows, shape (..., embedding_dim)."""
+    def compute(self, tokens: Tensor) -> Tensor:
         if self._choose(tokens) == "composed":
             # Looking up all rows of U first leaves out the gradient of the padding row, as in the other path.
             table = self._rows(torch.arange(self.num_embeddings, device=tokens.device))

@@ -12,9 +12,12 @@ from .product import ProductLayer
 class FactorizedLinear(ProductLayer):
     """`y = x W^T + bias` with `W = U VT` (or `U M VT`) of shape (out_features, in_features).
 
-    Two-step: `y = (x VT^T) U^T + bias`. Parameters: `rank * (out + in)`, plus `rank^2` if square, plus the bias.
-    They start Kaiming normal; `from_dense` can start them from a layer's weight.
+    Maps (..., in_features) to (..., out_features). Two-step: `y = (x VT^T) U^T + bias`.
+    Parameters: `rank * (out + in)`, plus `rank^2` if square, plus the bias. They start Kaiming normal;
+    `from_dense` can start them from a layer's weight.
     """
+
+    dense_type = nn.Linear
 
     def __init__(
         self,
@@ -29,13 +32,11 @@ class FactorizedLinear(ProductLayer):
         dtype=None,
     ):
         super().__init__(
-            out_features, in_features, rank, bias=out_features if bias else 0, square=square, path=path,
+            out_features, in_features, rank, outputs=out_features, bias=bias, square=square, path=path,
             device=device, dtype=dtype,
         )  # fmt: skip
         self.in_features = in_features
         self.out_features = out_features
-
-    dense_type = nn.Linear
 
     @classmethod
     def as_matrix(cls, weight: Tensor) -> Tensor:
@@ -79,8 +80,7 @@ class FactorizedLinear(ProductLayer):
             "intermediate": rows * self.rank,
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
+    def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
             return F.linear(x, self.weight, self.bias)
         return F.linear(F.linear(x, self.right()), self.U, self.bias)

@@ -4,6 +4,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class ProductLayer(FactorizedLayer):
     """A layer whose weight, seen as an `(m, n)` matrix, is the product `U VT` or `U M VT` (the "square" form).
 
     Subclasses say how a weight is seen as a matrix and back (`as_matrix`, `as_weight`), what a rank scale is a fraction
-    of (`scaled_dimension`), what the layer computes (`forward`, `costs`) and how to build both kinds of layer without
+    of (`scaled_dimension`), what the layer computes (`compute`, `costs`) and how to build both kinds of layer without
     spending random numbers (`_like`, `_empty_dense`).
 
     Attributes:
@@ -57,7 +58,8 @@ class ProductLayer(FactorizedLayer):
         n: int,
         rank: int,
         *,
-        bias: int = 0,
+        outputs: int = 0,
+        bias: bool = False,
         square: bool = False,
         path: str = "auto",
         channels_last: bool = False,
@@ -70,7 +72,7 @@ class ProductLayer(FactorizedLayer):
         self.U = nn.Parameter(torch.empty(m, rank, **options))
         self.VT = nn.Parameter(torch.empty(rank, n, **options))
         self.M = nn.Parameter(torch.empty(rank, rank, **options)) if square else None
-        self.bias = nn.Parameter(torch.empty(bias, **options)) if bias else None
+        self.bias = nn.Parameter(torch.empty(outputs, **options)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -137,7 +139,7 @@ class ProductLayer(FactorizedLayer):
 
     def product(self) -> Tensor:
         """Return the product of the factors, shape (m, n), in the factors' own precision even under autocast."""
-        parameter = next(self.parameters(recurse=False))  # `U` itself may be a symbol while a tracer follows
+        parameter = next(self.parameters())  # `U` itself may be a symbol while a tracer follows
         with without_autocast(parameter.device):
             return self.U @ self.right()
 
@@ -223,12 +225,7 @@ class ProductLayer(FactorizedLayer):
     @classmethod
     def rank_of(cls, layer: nn.Module, rank_scale: float) -> int:
         """Return the rank that a scale gives the factorized form of a dense layer; see `scaled_rank`."""
-        if isinstance(rank_scale, int) and not isinstance(rank_scale, bool) and rank_scale > 1:
-            raise TypeError(
-                f"rank_scale is a fraction of a dimension, and {rank_scale} is an integer above 1: for a rank of "
-                f"{rank_scale} give rank={rank_scale}, for a scale {float(rank_scale)}"
-            )
-        return scaled_rank(rank_scale, cls.scaled_dimension(layer))
+        return scaled_rank(checked_scale(rank_scale), cls.scaled_dimension(layer))
 
     @torch.no_grad()
     def set_factors(self, U: Tensor, VT: Tensor) -> None:
@@ -325,6 +322,22 @@ def checked_rank(rank: int) -> int:
     if rank < 1:
         raise ValueError(f"rank must be at least 1, not {rank}")
     return rank
+
+
+def checked_scale(rank_scale: float) -> float:
+    """Return `rank_scale`.
+
+    Raises:
+        TypeError: if it is an integer above 1, which is more likely meant as a rank, or no number at all.
+    """
+    if not isinstance(rank_scale, Real):
+        raise TypeError(f"rank_scale must be a positive number, not {rank_scale!r}")
+    if isinstance(rank_scale, Integral) and rank_scale > 1:
+        raise TypeError(
+            f"rank_scale is a fraction of a dimension, and {rank_scale} is an integer above 1: for a rank of "
+            f"{rank_scale} give rank={rank_scale}, for a scale {float(rank_scale)}"
+        )
+    return rank_scale
 
 
 def scaled_rank(rank_scale: float, dimension: int) -> int:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..linalg.decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
 from .base import is_channels_last, weight_obstacle
 from .composed import ComposedConv2d
-from .product import finite, scaled_rank
+from .conv import numeric_padding
+from .product import checked_scale, finite, scaled_rank
 
 
 class TensorConv2d(ComposedConv2d):
@@ -111,11 +112,18 @@ class TensorConv2d(ComposedConv2d):
         Hyper-parameters, bias (copied), dtype, device, memory format, training mode and `requires_grad` carry over.
 
         Raises:
-            ValueError: for a rank scale out of range, and for a layer other than a plain convolution with symmetric
-                zero padding and one group.
+            TypeError: for an integer above 1, meant as a rank.
+            ValueError: for a rank scale out of range, for a weight on the meta device, and for a layer other than a
+                plain convolution with symmetric zero padding and one group.
         """
         if obstacle := cls.obstacle(layer):
             raise ValueError(f"{type(layer).__name__} cannot become a tensor layer: {obstacle}")
+        checked_scale(rank_scale)
+        if layer.weight.is_meta:
+            raise ValueError(
+                f"{type(layer).__name__} is on the meta device, where weights have no values to start from: "
+                "load them first"
+            )
         weight = finite(layer.weight.detach())
         new = nn.utils.skip_init(
             cls, layer.in_channels, layer.out_channels, layer.kernel_size, rank_scale, layer.stride, layer.padding,
@@ -142,6 +150,10 @@ class TensorConv2d(ComposedConv2d):
                 f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero "
                 "padding are supported"
             )
+        try:
+            numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
+        except ValueError as error:
+            return str(error)
         return weight_obstacle(layer)
 
     def extra_repr(self) -> str:

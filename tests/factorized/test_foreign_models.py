@@ -24,12 +24,12 @@ def vision_transformer() -> nn.Module:
 
 
 def swin() -> nn.Module:
-    """Its attention reads the weights of its linear layers instead of calling them, which leaves those dense."""
+    """Its attention reads the weights of its linear layers instead of calling them."""
     return models.SwinTransformer([4, 4], 16, [1, 2], [2, 2], [4, 4], stochastic_depth_prob=0.0, num_classes=CLASSES)
 
 
 def encoder() -> nn.Module:
-    """In evaluation a fused kernel reads the weights of `linear1` and `linear2`, which leaves those dense."""
+    """In evaluation a fused kernel reads the weights of `linear1` and `linear2`."""
     layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
     return nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(9 * 32, CLASSES))
 

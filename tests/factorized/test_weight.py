@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim, export
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from factorized import (
     FactorizedConv2d,
@@ -18,6 +20,8 @@ from factorized import (
     TensorTrainConv2d,
     batch_spectral_init,
     factorize,
+    factorized_modules,
+    merge,
     parameter_groups,
     spectral_init,
 )
@@ -113,6 +117,36 @@ def test_symbolic_tracing(path):
 
 
 @paths
+def test_a_symbolic_trace_keeps_layers_whole(path):
+    """Its layers are those of the model, so that decay finds them and merging ends them."""
+    model = factorize(
+        nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5)), rank_scale=0.3, path=path
+    ).append(nn.Linear(5, 2))
+    model.insert(1, TensorTrainConv2d(6, 6, 3, 0.5, padding=1))
+    x = torch.randn(3, 4, 6, 6)
+    traced = torch.fx.symbolic_trace(model)
+    assert list(factorized_modules(traced)) == list(factorized_modules(model)) == ["0", "1", "4"]
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == list("012345")
+    torch.testing.assert_close(traced(x), model(x))
+    optimizer = torch.optim.SGD(parameter_groups(traced, 0.0), lr=0.1)
+    FrobeniusDecay(traced, 0.1).attach(optimizer)
+    torch.testing.assert_close(merge(traced)(x), model(x), rtol=1e-4, atol=1e-5)
+    features = create_feature_extractor(model.eval(), {"3": "flat"})
+    torch.testing.assert_close(features(x)["flat"], model[:4](x))
+
+
+def test_jit_tracing():
+    """The path is that of the example, the function holds for every size."""
+    for layer in layers():
+        x = inputs(layer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the choice of the path, and of `torch.jit` itself
+            traced = torch.jit.trace(layer.eval(), x)
+        more = torch.cat([x] * 50)
+        torch.testing.assert_close(traced(more), layer(more), rtol=1e-4, atol=1e-5)
+
+
+@paths
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_with_a_dynamic_batch(path, strict):
     for layer in layers(path):
@@ -180,3 +214,47 @@ def test_balancing_leaves_zero_products_able_to_learn():
     batch_spectral_init(U, VT)
     assert U.count_nonzero() == 0
     torch.testing.assert_close(VT @ VT.mT, torch.eye(3).expand(2, 3, 3), rtol=0, atol=1e-5)
+
+
+class Tripled(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+def test_all_factors_may_be_reparametrized():
+    layer = FactorizedLinear(7, 5, 2, bias=False)
+    weight, x = layer.weight.detach(), torch.randn(3, 7)
+    for name in ("U", "VT"):
+        parametrize.register_parametrization(layer, name, Tripled())
+    torch.testing.assert_close(layer.weight, 9 * weight)
+    torch.testing.assert_close(layer(x), 9 * x @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+class Quantized(torch.Tensor):
+    """A tensor whose entries are not what they seem, as those of quantization libraries."""
+
+
+def test_weights_of_other_kinds_are_left_alone():
+    layer = nn.Linear(6, 4)
+    layer.weight = nn.Parameter(torch.randn(4, 6).as_subclass(Quantized))
+    assert "is a Quantized" in FactorizedLinear.obstacle(layer)
+    for dtype in (torch.complex64, torch.float8_e4m3fn):
+        layer = nn.Linear(6, 4)
+        layer.weight = nn.Parameter(torch.randn(4, 6).to(dtype), requires_grad=False)
+        assert f"of {str(dtype)[6:]}" in FactorizedLinear.obstacle(layer)
+        assert type(factorize(nn.Sequential(layer, nn.Linear(4, 4)), rank_scale=0.5)[0]) is nn.Linear
+    lazy = nn.LazyConv2d(4, 3)
+    assert "run one batch" in FactorizedConv2d.obstacle(lazy) and "run one batch" in TensorTrainConv2d.obstacle(lazy)
+
+
+@pytest.mark.parametrize("make", [FactorizedConv2d.from_dense, TensorTrainConv2d.from_dense])
+def test_arguments_that_cannot_be_meant(make):
+    layer = nn.Conv2d(4, 6, 3)
+    with pytest.raises(TypeError, match="for a rank of 4 give rank=4, for a scale 4.0"):
+        make(layer, 4)
+    with pytest.raises(TypeError, match="rank_scale must be a positive number, not '0.5'"):
+        make(layer, "0.5")
+    with pytest.raises(ValueError, match="rank_scale must be a positive number, not nan"):
+        make(layer, float("nan"))
+    with pytest.raises(ValueError, match="on the meta device, where weights have no values"):
+        make(nn.Conv2d(4, 6, 3, device="meta"), 0.5)
