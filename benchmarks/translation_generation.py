@@ -1,6 +1,6 @@
 """Sentences per second of beam search, beside a beam search written in the straightforward way.
 
-    python benchmarks/translation_generation.py [--threads N] [DATA CHECKPOINT]
+    python benchmarks/translation_generation.py [--threads N] [--bf16] [DATA CHECKPOINT]
 
 Beam 5, batches of 128. By default `transformer_small` as it is initialized, with the vocabularies of Multi30k (5,384
 and 4,568 words), on sentences of 13 words, translated by exactly 10 words and the end: then only the work counts, not
@@ -13,11 +13,15 @@ candidates in Python, and works on all sentences of a batch until the last is do
 Target: 500 sentences/s on two threads of a machine where a general toolkit does 246. The matrix products of the
 decoder, which no search can do without, are timed alone as well. Times are those of the clock, but with --threads 1 of
 the processor, which depend less on what else a machine does.
+
+With --bf16: half precision with matrices that are converted once, as generate.py has them, and at every use, instead.
 """
 
 import argparse
+import copy
 import sys
 import time
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -31,6 +35,7 @@ from fairseq.batches import collate, evaluation_batches  # noqa: E402
 from fairseq.checkpoint import load_model  # noqa: E402
 from fairseq.config import architecture  # noqa: E402
 from fairseq.corpus import find_languages, load_dictionaries, load_split  # noqa: E402
+from fairseq.generation import shorten  # noqa: E402
 from fairseq.search import EOS, PAD, SearchSettings, search  # noqa: E402
 from fairseq.transformer import Transformer, build_model  # noqa: E402
 
@@ -127,6 +132,27 @@ def real(folder: str, checkpoint: str) -> tuple[Transformer, list[torch.Tensor],
     return model, [collate(corpus, ids).source.to(device()) for ids in batches], 200
 
 
+def compare_precisions(model: Transformer, search_all: Callable[[Transformer], list], args: argparse.Namespace) -> None:
+    """Print the times of full precision, and of half precision in both ways, divided by the first."""
+    short = copy.deepcopy(model)
+    shorten(short, torch.bfloat16)
+    found = {}
+
+    def half(name: str, model: Transformer) -> None:
+        with torch.autocast(device().type, torch.bfloat16):
+            found[name] = search_all(model)
+
+    candidates = {
+        "fp32": lambda: search_all(model),
+        "bf16, converted at every use": lambda: half("every", model),
+        "bf16, converted once": lambda: half("once", short),
+    }
+    seconds = medians(candidates, args.repeats, 1, time.process_time if args.threads == 1 else time.perf_counter)
+    for name, value in seconds.items():
+        print(f"{name}: {value:.3f} s, {value / seconds['fp32']:.2f} of fp32")
+    print("the two bf16 find the same" if found["every"] == found["once"] else "the two bf16 find different hypotheses")
+
+
 @torch.inference_mode()
 def main() -> None:
     """Print sentences per second of both searches and their ratio."""
@@ -134,6 +160,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", metavar="DATA CHECKPOINT")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
     print(describe())
     torch.set_num_threads(args.threads)
@@ -142,13 +169,19 @@ def main() -> None:
     settings = SearchSettings(beam=BEAM)
     found: dict[str, list] = {}
 
-    def ours() -> None:
+    def search_all(model: Transformer) -> list:
         results = (search([model], batch, limit, settings) for batch, limit in zip(batches, limits))
-        found["ours"] = [hypotheses for result in results for hypotheses in result]
+        return [hypotheses for result in results for hypotheses in result]
+
+    def ours() -> None:
+        found["ours"] = search_all(model)
 
     def plain() -> None:
         found["straightforward"] = [each for batch in batches for each in straightforward(model, batch, limit)]
 
+    if args.bf16:
+        compare_precisions(model, search_all, args)
+        return
     candidates = {"ours": ours, "straightforward": plain}
     if not args.files:
         candidates["products"] = lambda: [products(model, len(batch), limit + 1) for batch in batches]

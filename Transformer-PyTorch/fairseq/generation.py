@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from factorized import FactorizedLinear
+from factorized.layers.attention import OutputValue, QueryKey
 from lab.cli import RunError, UserError
 from lab.devices import Computing
 
@@ -60,6 +63,17 @@ def read_lexicon(replace_unk: Path | bool | None) -> dict[str, str] | None:
     return lexicon
 
 
+def shorten(model: Transformer, dtype: torch.dtype) -> None:
+    """Convert, in place, the matrices that autocast to `dtype` would convert whenever they are used.
+
+    What comes out stays the same, bit for bit, but where a factorized layer composes its weight: there the factors are
+    rounded instead of their product. A model that is trained further needs all digits.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, FactorizedLinear, QueryKey, OutputValue)):
+            module.to(dtype)
+
+
 def alignment_text(hypothesis: Hypothesis) -> str:
     """Return the alignment as printed: for every word the position of a source word, from 0."""
     return " ".join(map(str, hypothesis.alignment or ()))
@@ -98,6 +112,9 @@ class Translator:
         languages = find_languages(args.data, args.source_lang, args.target_lang)
         dictionaries = load_dictionaries(args.data, *languages)
         models = [load_model(path, languages, dictionaries, computing.device) for path in args.path]
+        if computing.amp:
+            for model in models:
+                shorten(model, computing.amp)
         for path, model in zip(args.path, models):
             found, wanted = model.config.rank_scale, args.rank_scale
             if wanted is not None and (found or 1.0) != (wanted or 1.0):  # 0 and 1 are both dense

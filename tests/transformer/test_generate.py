@@ -10,7 +10,7 @@ import generate
 import pytest
 import sacrebleu
 import torch
-from fairseq import checkpoint
+from fairseq import checkpoint, generation
 from fairseq.binarize import Settings, binarize
 from fairseq.bleu import detokenize
 from fairseq.corpus import load_dictionaries
@@ -285,6 +285,27 @@ def test_wording():
 def test_the_architecture_is_that_of_the_checkpoint(translations, capsys, flags):
     assert len(translations.run(capsys, *flags, path=translations.other)["H"]) == 7
     assert len(translations.run(capsys, "--rank-scale", "0.0", "--cpu")["H"]) == 7
+
+
+@pytest.mark.parametrize("name", ["path", "other"])
+def test_matrices_are_converted_once_to_the_same_end(translations, capsys, monkeypatch, name):
+    path = getattr(translations, name)
+    types = []
+
+    def translate(self, batch, original=generate.Translator.translate):
+        types.append({parameter.dtype for parameter in self.models[0].parameters() if parameter.dim() > 1})
+        return original(self, batch)
+
+    monkeypatch.setattr(generate.Translator, "translate", translate)
+    once = translations.run(capsys, "--amp", "bf16", path=path)
+    monkeypatch.setattr(generation, "shorten", lambda model, dtype: None)
+    every_time = translations.run(capsys, "--amp", "bf16", path=path)
+    assert torch.bfloat16 in types[0] and types[-1] == {torch.float32}
+    if name == "path":
+        assert [once[kind] for kind in "HPA"] == [every_time[kind] for kind in "HPA"]
+    else:  # layers as small as these compose their weights
+        values = [[float(score) for _, score, _ in found["H"]] for found in (once, every_time)]
+        assert values[0] == pytest.approx(values[1], rel=0.01)
 
 
 @pytest.mark.parametrize("flag", ["--spectral", "--wd2fd-quekey"])
