@@ -10,6 +10,7 @@ epoch, multiply-adds).
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -45,16 +46,21 @@ def collate(folder: Path, module: str | None = None) -> dict | None:
                 return None
             config = dataclasses.replace(config, module=module)
         model = skeleton(config)
-        history, epoch = state["history"], state["epoch"]
-        val_errors, train_errors = history["val_errors"], history["train_errors"]
+        epoch = state["epoch"]
+        val_errors, train_errors = (_numbers(state["history"], name) for name in ("val_errors", "train_errors"))
+        if not isinstance(epoch, int):
+            raise ValueError(f"its epoch is {epoch!r}")
         method = args["conv"] or args["module"]
         ratio = args["target_ratio"] or args["rank_scale"] or None
         decay = "frob" if args["wd2fd"] else "reglr" if args["nocrswd"] else "crs"
         settings = {"student": args["mode"] == "student", "method": method, "setting": ratio, "decay": decay}
         settings |= {"spectral": args["spectral"], "seed": args["seed"]}
         size = 224 if args["dataset"] == "imagenet" else 32
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} is not a run of main.py ({type(error).__name__}: {error})") from None
+    except UserError:
+        raise
+    except Exception as error:  # what is of another shape can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise UserError(f"{folder} is not a run of main.py ({type(error).__name__}: {reason})") from None
     parameters = parameter_count(model)
     if isinstance(model, DARTS):
         model.auxiliary_head = None
@@ -69,6 +75,16 @@ def collate(folder: Path, module: str | None = None) -> dict | None:
         "scatter": [parameters, val_errors[-1], train_errors[-1], epoch, flops],
         "command": args,
     }
+
+
+def _numbers(history: dict, name: str) -> list[float]:
+    numbers = history[name]
+    if not isinstance(numbers, list) or not numbers:
+        raise ValueError(f"its {name} are no list of numbers")
+    for number in numbers:
+        if not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise ValueError(f"its {name} hold {str(number)[:20]}")
+    return numbers
 
 
 def find_runs(folders: list[Path]) -> list[Path]:

@@ -23,7 +23,7 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("dataset", choices=settings.DATASETS, help="it fixes the size of images and the number of classes")
     add("--network", choices=list(RECIPES), default="WideResNet", help="network (default WideResNet)")
-    add("--wrn_depth", type=number(int, least=1), default=40, help="depth of a WideResNet (default 40)")
+    add("--wrn_depth", type=number(int, least=1, most=10_000), default=40, help="depth of a WideResNet (default 40)")
     add("--wrn_width", type=number(float, above=0), default=2, help="widening factor of a WideResNet (default 2)")
     add("--module", metavar="FILE", help="Python file, which is run, with a class Conv")
     add("--blocktype", choices=("Basic",), default="Basic", help="block of a WideResNet")

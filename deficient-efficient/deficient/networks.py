@@ -1,6 +1,7 @@
 """The networks by name: their recipes, how they are built from a configuration, and how many parameters they have."""
 
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,6 +71,19 @@ class Config:
             config = cls(**{**values, "classes": tuple(values["classes"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a network's configuration ({error})") from None
+        kinds = {
+            "conv": (str, type(None)),
+            "module": (str, type(None)),
+            "width": (int, float),
+            "rank_scale": (int, float),
+        }
+        kinds |= {"network": str, "classes": tuple, "depth": int, "splits": int}
+        for name, kind in kinds.items():
+            value = getattr(config, name)
+            if not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"not a network's configuration (its {name} is {value!r})")
+        if not all(isinstance(name, str) for name in config.classes):
+            raise ValueError("not a network's configuration (its classes have no names)")
         if config.network not in RECIPES:
             raise ValueError(f"unknown network {config.network}")
         return config

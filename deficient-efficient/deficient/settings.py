@@ -39,7 +39,8 @@ def build_parser() -> Parser:
     add("--teacher_checkpoint", "-t", type=Path, default=Path("wrn_40_2_T"), metavar="DIR",
         help="folder of the teacher's run; in student mode also a checkpoint file (default wrn_40_2_T)")
     add("--network", choices=list(RECIPES), default="WideResNet", help="network (default WideResNet)")
-    add("--wrn_depth", type=positive, default=40, help="depth of a WideResNet, 6n + 4 (default 40)")
+    add("--wrn_depth", type=number(int, least=1, most=10_000), default=40,
+        help="depth of a WideResNet, 6n + 4 (default 40)")
     add("--wrn_width", type=number(float, above=0), default=2, help="widening factor of a WideResNet (default 2)")
     add("--module", metavar="FILE", help="Python file, which is run, with a class Conv, and Block if need be; used "
         "without --conv, and for a teacher that was trained with one")

@@ -17,7 +17,6 @@ from .convs import MakeConv
 from .layers import initialize
 from .outputs import Outputs
 
-
 BLOCKS, WIDTH = (3, 4, 6, 3), 128  # of the four stages of a WRN-50-2; of the 3 x 3 convolutions in its first
 
 

@@ -105,11 +105,20 @@ def _cifar(dataset: str, data_dir: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def _downloaded(source: type, data_dir: Path, train: bool) -> object:
+    from torchvision.datasets.utils import check_integrity
+
+    unpacked = data_dir / source.base_folder
+    checksums = {data_dir / source.filename: source.tgz_md5, unpacked / source.meta["filename"]: source.meta["md5"]}
+    checksums |= {unpacked / name: md5 for name, md5 in (*source.train_list, *source.test_list)}
+    damaged = [path for path, md5 in checksums.items() if path.exists() and not check_integrity(path, md5)]
     try:
         return source(data_dir, train=train, download=True)
     except Exception as error:  # of the network, the disk, a checksum, an archive: there is no common type
+        wrong = f"cannot download {source.__name__} ({error})"
+        if damaged:
+            wrong = f"{damaged[0]} is damaged, its checksum is not {checksums[damaged[0]]}, and {wrong}"
         raise UserError(
-            f"cannot download {source.__name__} ({error}): put {source.filename} from {source.url} into {data_dir}, "
+            f"{wrong}: put {source.filename} from {source.url} into {data_dir}, "
             "or name a folder with train/CLASS/ and test/CLASS/ full of images"
         ) from None
 

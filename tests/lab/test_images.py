@@ -74,6 +74,8 @@ def test_unknown_names_list_the_choices(tmp_path):
 class FakeCIFAR:
     """Stands for torchvision's class, which compares the checksums of its files."""
 
+    base_folder, tgz_md5, meta = "batches", "0" * 32, {"filename": "meta", "md5": "1" * 32}
+    train_list, test_list = [], []
     filename, url = "cifar-10-python.tar.gz", "https://example.org/cifar-10-python.tar.gz"
     classes = ["plane", "car"]
 
@@ -116,6 +118,22 @@ def test_failed_download_says_what_to_put_where(monkeypatch, tmp_path):
     wanted = rf"cannot download CIFAR10 .*put cifar-10-python.tar.gz from https://\S+ into {re.escape(str(tmp_path))}"
     with pytest.raises(UserError, match=wanted):
         load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["cifar-100-python.tar.gz", "cifar-100-python/train", "cifar-100-python/meta"])
+def test_a_damaged_archive_is_named(monkeypatch, tmp_path, damaged):
+    def refuse(*args, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    (tmp_path / damaged).parent.mkdir(exist_ok=True)
+    (tmp_path / damaged).write_bytes(b"half of it")
+    wanted = (
+        rf"{damaged} is damaged, its checksum is not \w{{32}}, and cannot download CIFAR100 .*put cifar-100-python.tar"
+    )
+    with pytest.raises(UserError, match=wanted):
+        load("cifar100", tmp_path)
+    assert (tmp_path / damaged).read_bytes() == b"half of it"
 
 
 def test_a_new_set_is_one_entry(tmp_path, monkeypatch):
