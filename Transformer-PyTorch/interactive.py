@@ -14,9 +14,8 @@ import functools
 import io
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from lab.cli import Parser, UserError, run
 
@@ -27,7 +26,7 @@ from fairseq.bleu import detokenize
 from fairseq.corpus import Corpus
 from fairseq.generation import Translator, alignment_text
 from fairseq.search import Hypothesis
-from fairseq.text import decoded, read_lines
+from fairseq.text import decoded, name_of, opened, read_lines
 from sacremoses import MosesTokenizer
 from subword_nmt.apply_bpe import BPE
 
@@ -98,24 +97,6 @@ def undecodable(error: UserError) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def opened(name: str) -> Iterator[BinaryIO]:
-    """Open a file, or standard input for `-`.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = open(name, "rb")
-    except OSError as error:
-        raise UserError(f"cannot read {name}: {error.strerror}") from None
-    with file:
-        yield file
-
-
 def answer(lines: list[str], translator: Translator, args: argparse.Namespace) -> list[list[Hypothesis]]:
     """Return the hypotheses about each line; an empty one for a line without words or, with a warning, too many."""
     longest = min(args.max_source_positions, translator.max_positions[0])
@@ -144,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         prepare = preparation(args, translator.languages[0])
         if file.isatty():
             print("type a sentence and press return; end with Ctrl-D", file=sys.stderr)
-        lines = decoded(file, "standard input" if args.input == "-" else args.input, otherwise=undecodable)
+        lines = decoded(file, name_of(args.input), otherwise=undecodable)
         for first in itertools.count(step=size):
             buffered = list(itertools.islice(lines, size))
             if not buffered:

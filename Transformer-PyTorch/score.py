@@ -3,15 +3,12 @@
 For example: python score.py --sys translations.txt --ref references.txt
 """
 
-import sys
-from pathlib import Path
-
 from lab.cli import Parser, UserError, number, run
 
 # isort: split
 from fairseq import foreign, foreign_text, subwords
 from fairseq.bleu import MAX_ORDER, detokenize, sacre_bleu, sacre_line, tokenized_bleu, without_matching_unknowns
-from fairseq.text import decoded, read_lines
+from fairseq.text import decoded, name_of, opened
 
 
 def build_parser() -> Parser:
@@ -31,7 +28,8 @@ def build_parser() -> Parser:
 
 def lines_of(name: str) -> list[str]:
     """Return the lines of a file, or of standard input for `-`."""
-    return list(decoded(sys.stdin.buffer, "standard input") if name == "-" else read_lines(Path(name)))
+    with opened(name) as file:
+        return list(decoded(file, name_of(name)))
 
 
 def main(argv: list[str] | None = None) -> None:

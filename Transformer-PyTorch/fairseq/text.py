@@ -4,12 +4,40 @@ A byte order mark is no text: it is left out wherever one stands, as files with 
 """
 
 import codecs
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from lab.cli import UserError
 
 MARK = "\ufeff"
+
+
+@contextmanager
+def opened(name: str | Path) -> Iterator[BinaryIO]:
+    """Open a file, or standard input for `-`.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    if name == "-":
+        if sys.stdin is None:
+            raise UserError("standard input is closed; name a file, or send text through a pipe")
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(name, "rb")
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def name_of(name: str | Path) -> str | Path:
+    """Return what messages call what `opened` opens."""
+    return "standard input" if name == "-" else name
 
 
 def read_lines(path: Path, *, keep_inner_marks: bool = False) -> Iterator[str]:
@@ -22,11 +50,8 @@ def read_lines(path: Path, *, keep_inner_marks: bool = False) -> Iterator[str]:
     Raises:
         UserError: if it cannot be read, or a line is not UTF-8.
     """
-    try:
-        with open(path, "rb") as file:
-            yield from decoded(file, path, keep_inner_marks=keep_inner_marks)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    with opened(path) as file:
+        yield from decoded(file, path, keep_inner_marks=keep_inner_marks)
 
 
 def decoded(
@@ -83,14 +108,11 @@ def count_lines(path: Path) -> int:
         UserError: if the file cannot be read, is empty, or is seen not to be UTF-8 by how it begins.
     """
     lines, last = 0, b""
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                if not last:
-                    _check_encoding(chunk, path)
-                lines, last = lines + chunk.count(b"\n"), chunk
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    with opened(path) as file:
+        while chunk := file.read(1 << 20):
+            if not last:
+                _check_encoding(chunk, path)
+            lines, last = lines + chunk.count(b"\n"), chunk
     if not last:
         raise UserError(f"{path} is empty; it must have one sentence per line")
     return lines + (not last.endswith(b"\n"))

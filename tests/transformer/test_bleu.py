@@ -11,7 +11,7 @@ import sacrebleu
 import score
 from fairseq.bleu import detokenize, sacre_bleu, sacre_line, tokenized_bleu
 
-from lab.cli import run
+from lab.cli import UserError, run
 
 CAT = ["the cat sat on the mat today", "a b c d e f"], ["the cat sat on the red mat today", "a b c d e f g"]
 
@@ -187,6 +187,13 @@ def test_unknown_words_match_nothing(tmp_path, capsys, mark):
 def test_byte_order_marks_are_not_scored(tmp_path, capsys):
     score.main(files(tmp_path, "\ufeffthe cat sat on\n", "the cat sat on\n"))
     assert capsys.readouterr().out.startswith("BLEU4 = 100.00")
+
+
+def test_score_of_a_closed_standard_input(tmp_path, monkeypatch):
+    arguments = files(tmp_path, "", "a b c d\n")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        score.main(arguments[2:])
 
 
 def test_score_reads_standard_input(tmp_path, capsys, monkeypatch):

@@ -148,12 +148,15 @@ def test_interactive(paths, tmp_path, monkeypatch, capsys, flags, complaint):
     assert complaint in complaint_of(interactive, paths, tmp_path, monkeypatch, capsys, flags)
 
 
-def test_a_model_that_is_not_a_number(paths, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("value", "complaint", "status"), [(torch.nan, "not finite", 2), (3e38, "the model's outputs are not numbers", 1)]
+)
+def test_a_model_that_is_not_a_number(paths, tmp_path, monkeypatch, capsys, value, complaint, status):
     state = torch.load(paths["MODEL"], weights_only=True)
-    state["state_dict"]["decoder.output.bias"].fill_(torch.nan)
+    state["state_dict"]["decoder.output.weight"].fill_(value)
     save(tmp_path / "nan.pt", state)
     flags = ["--path", str(tmp_path / "nan.pt"), "--max-len-b", "3"]
-    assert "not numbers" in complaint_of(generate, paths, tmp_path, monkeypatch, capsys, flags, status=1)
+    assert complaint in complaint_of(generate, paths, tmp_path, monkeypatch, capsys, flags, status=status)
 
 
 def test_sentences_that_are_too_long_can_be_skipped(paths, capsys):

@@ -151,6 +151,18 @@ def test_text_is_made_like_the_training_data(ask, tmp_path):
     assert raw[1][2] == plain[1][2].replace(" &apos;s", "'s")
 
 
+def test_marks_of_files_are_no_part_of_them(ask, tmp_path):
+    codes, lexicon, text = tmp_path / "codes", tmp_path / "lexicon", tmp_path / "text"
+    codes.write_text("#version: 0.2\ns i\nsi e\nb e\nbe n</w>\ne i\nei n\nein s</w>\n")
+    lexicon.write_text("acht eight\n")
+    text.write_text("acht eins\n")
+    flags = f"--unkpen -9 --remove-bpe --bpe-codes {codes} --replace-unk {lexicon} --input {text}".split()
+    plain = ask("", *flags)
+    for path in (codes, lexicon, text):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert ask("", *flags) == plain
+
+
 def test_unknown_words_are_replaced(ask):
     _, plain, alignment = ask("acht neun", "--unkpen", "-9")
     _, replaced, _ = ask("acht neun", "--unkpen", "-9", "--replace-unk")

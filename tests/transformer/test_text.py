@@ -2,10 +2,11 @@
 
 import codecs
 import io
+import sys
 
 import pytest
 from fairseq.dictionary import Dictionary
-from fairseq.text import count_lines, decoded, read_lines
+from fairseq.text import count_lines, decoded, opened, read_lines
 
 from lab.cli import UserError
 
@@ -53,6 +54,20 @@ def test_a_line_that_cannot_be_read_may_be_replaced():
     lines = io.BytesIO(codecs.BOM_UTF16_LE + b"\nb\n\xff\nd")
     assert list(decoded(lines, "input", otherwise=otherwise)) == ["?", "b", "?", "d"]
     assert len(told) == 2 and "UTF-16" in told[0] and told[1].startswith("input, line 3: not UTF-8")
+
+
+def test_a_closed_standard_input_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed; name a file"), opened("-"):
+        pass
+
+
+def test_an_error_of_the_reader_is_not_one_of_the_file(tmp_path):
+    (tmp_path / "text").write_text("a\n")
+    with pytest.raises(BrokenPipeError), opened(tmp_path / "text"):
+        raise BrokenPipeError
+    with pytest.raises(UserError, match="cannot read .*nowhere: No such file"), opened(tmp_path / "nowhere"):
+        pass
 
 
 def test_lines_are_counted_to_the_end(tmp_path):
