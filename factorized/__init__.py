@@ -14,6 +14,7 @@ from .decay import FrobeniusDecay, frobgrad
 from .groups import describe_decay, parameter_groups
 from .layers.attention import FactorizedAttention, OutputValue, QueryKey
 from .layers.base import FactorizedLayer
+from .layers.channel import FactorizedConv1d, FactorizedConv3d
 from .layers.composed import ComposedConv2d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
@@ -39,7 +40,9 @@ __all__ = [
     "CPConv2d",
     "ComposedConv2d",
     "FactorizedAttention",
+    "FactorizedConv1d",
     "FactorizedConv2d",
+    "FactorizedConv3d",
     "FactorizedEmbedding",
     "FactorizedLayer",
     "FactorizedLinear",

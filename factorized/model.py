@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .layers.channel import FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear
@@ -19,7 +20,9 @@ from .patterns import factorized_modules, select, unwrap
 # Exact types: a subclass may use its weight in its own way (nn.MultiheadAttention reads its projection's weight).
 _FACTORIZED_TYPE: Mapping[type[nn.Module], type[ProductLayer]] = {
     nn.Linear: FactorizedLinear,
+    nn.Conv1d: FactorizedConv1d,
     nn.Conv2d: FactorizedConv2d,
+    nn.Conv3d: FactorizedConv3d,
     nn.Embedding: FactorizedEmbedding,
 }
 
@@ -42,7 +45,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | None]:
-    """Return why `factorize` leaves a layer dense, or None, for every linear and 2-D convolution layer by name.
+    """Return why `factorize` leaves a layer dense, or None, for every linear and convolution layer by name.
 
     With `embeddings`, also for every embedding.
     """
@@ -151,7 +154,7 @@ def factorize(
     verbose: bool = False,
     example_input: Tensor | None = None,
 ) -> nn.Module:
-    """Replace the linear and 2-D convolution layers of `model` by factorized ones, in place, and return it.
+    """Replace the linear and convolution layers of `model` by factorized ones, in place, and return it.
 
     The root itself is replaced when it is such a layer, so use the returned model. Left dense, each with its reason in
     the report: subclasses of the two layers, layers whose weight is shared or computed, grouped convolutions (use
@@ -260,9 +263,9 @@ def matrix_of(layer: nn.Module) -> Tensor:
     """Return a dense layer's weight as the matrix that its factorized form would be a product for.
 
     Raises:
-        ValueError: if `layer` is not a linear layer, a 2-D convolution or an embedding.
+        ValueError: if `layer` is not a linear layer, a convolution or an embedding.
     """
     for dense, kind in _FACTORIZED_TYPE.items():
         if isinstance(layer, dense):
             return kind.matrix_of(layer)
-    raise ValueError(f"{type(layer).__name__} is neither a linear layer, a 2-D convolution nor an embedding")
+    raise ValueError(f"{type(layer).__name__} is neither a linear layer, a convolution nor an embedding")

@@ -145,7 +145,8 @@ class FactorizedAttention(nn.Module):
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of `memory` (B, S, d), each (B, heads, S, h)."""
-        return self._project(memory, self.query_key.key, self.output_value.value)
+        key, value = self._project(memory, self.query_key.key, self.output_value.value)
+        return key, value
 
     def forward(
         self,
@@ -196,7 +197,7 @@ class FactorizedAttention(nn.Module):
             heads = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal)
         heads = heads.transpose(1, 2).flatten(2)
         output = F.linear(heads if packing is None else packing.pack(heads), self.output_value.output)
-        return (output, weights) if need_weights else output
+        return (output, weights) if need_weights and weights is not None else output
 
     def _project(self, x: Tensor, *matrices: Tensor, packing: Packing | None = None) -> tuple[Tensor, ...]:
         """Return `x W^T` for every matrix (heads * h, d), split into heads: (B, heads, T, h). One product for all."""

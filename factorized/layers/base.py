@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class FactorizedLayer(nn.Module):
     # -- from a dense layer and back ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _take_over(self, dense: nn.Module) -> None:
+    def _take_over(self, dense: Any) -> None:
         """Take over the dense layer's bias (copied), `requires_grad` of weight and bias, and training mode."""
         for parameter in self.parameters():
             parameter.requires_grad_(dense.weight.requires_grad)
@@ -117,7 +118,7 @@ class FactorizedLayer(nn.Module):
     def to_dense(self) -> nn.Module:
         """Return a plain layer of PyTorch's that computes the same function."""
         weight = self.composed_weight()
-        dense = self._empty_dense(device=weight.device, dtype=weight.dtype)
+        dense: Any = self._empty_dense(device=weight.device, dtype=weight.dtype)
         dense.weight.copy_(weight)
         dense.weight.requires_grad_(any(factor.requires_grad for factor in self.factors()))
         if self.bias is not None:
@@ -187,6 +188,7 @@ def weight_obstacle(layer: nn.Module) -> str | None:
 
 
 def is_channels_last(weight: Tensor) -> bool:
-    """Tell whether a kernel of four dimensions is in that memory format and no other."""
-    is_other = weight.dim() != 4 or weight.is_contiguous()
-    return not is_other and weight.is_contiguous(memory_format=torch.channels_last)
+    """Tell whether a kernel of two or three dimensions is in that memory format and no other."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    is_other = weight.dim() not in formats or weight.is_contiguous()
+    return not is_other and weight.is_contiguous(memory_format=formats[weight.dim()])

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..protocol import without_autocast
 from .base import FactorizedLayer, with_decay
-from .conv import numeric_padding, pair
+from .conv import numeric_padding, per_axis
 
 
 class ComposedConv2d(FactorizedLayer):
@@ -44,13 +45,13 @@ class ComposedConv2d(FactorizedLayer):
         super().__init__(path="composed")
         options = {"device": device, "dtype": dtype}
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
-        self.padding = numeric_padding(padding, self.kernel_size, self.dilation)
+        self.kernel_size, self.stride, self.dilation = map(_pair, (kernel_size, stride, dilation))
+        self.padding = _pair(numeric_padding(padding, self.kernel_size, self.dilation))
         self.grouped = None
-        self._geometry = (self.stride, self.padding, self.dilation)
+        self._geometry: tuple[Any, Any, Any] = (self.stride, self.padding, self.dilation)
         if separable and self.kernel_size != (1, 1):
             self.grouped = nn.Conv2d(
-                in_channels, in_channels, kernel_size, *self._geometry, groups=in_channels, bias=False, **options
+                in_channels, in_channels, self.kernel_size, *self._geometry, groups=in_channels, bias=False, **options
             )
             self._geometry = (1, 0, 1)
         self._kernel = (out_channels, in_channels, *((1, 1) if separable else self.kernel_size))
@@ -119,3 +120,8 @@ class ComposedConv2d(FactorizedLayer):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}"
         )
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    first, second = per_axis(value, 2)
+    return first, second

@@ -1,4 +1,4 @@
-"""The factorized 2-D convolution.
+"""Factorized convolutions; of two dimensions, the paper's.
 
 The kernel `K` of shape (out, in/groups, kh, kw) is seen as a matrix with a row for every (output channel, vertical
 position) and a column for every (input channel, horizontal position):
@@ -10,7 +10,9 @@ so that a product of factors is also a pair of convolutions, 1 x kw with `VT` in
     x --- VT (horizontal, stride sw) ---> rank channels --- U (vertical, stride sh) ---> y
 """
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,29 +23,32 @@ from .base import is_channels_last
 from .product import ProductLayer
 
 
-class FactorizedConv2d(ProductLayer):
-    """A 2-D convolution whose kernel is a product of factors (Khodak et al. 2021, section 2).
+class FactorizedConv(ProductLayer):
+    """A convolution whose kernel, as a matrix, is a product of factors; what all of them have in common.
 
-    Maps (batch, in_channels, height, width) to (batch, out_channels, new height, new width).
-    Parameters: `rank * (out * kh + in/groups * kw)`, plus `rank^2` if square, plus the bias. A grouped convolution
-    always takes the composed path, because its horizontal half would mix the groups. The factors
-    start Kaiming normal; `from_dense` can start them from a layer's weight.
+    Maps (batch, in_channels, sizes...) to (batch, out_channels, new sizes...). A grouped one always takes the composed
+    path, because its first half would mix the groups. The factors start Kaiming normal; `from_dense` can start them
+    from a layer's weight.
 
     Raises:
         ValueError: for the two-step path with groups, or padding "same" that is not symmetric.
     """
 
-    dense_type = nn.Conv2d
+    dense_type: type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
+    dimensions: int
+    """of the images, without batch and channels"""
+    convolve: Callable[..., Tensor]
+    """the functional form of `dense_type`"""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
+        kernel_size: int | Sequence[int],
         rank: int,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         *,
@@ -55,23 +60,29 @@ class FactorizedConv2d(ProductLayer):
     ):
         if groups > 1 and path == "two_step":
             raise ValueError("a grouped convolution has no two-step path")
-        kh, kw = pair(kernel_size)
+        kernel = per_axis(kernel_size, self.dimensions)
         super().__init__(
-            out_channels * kh, in_channels // groups * kw, rank, outputs=out_channels, bias=bias, square=square,
-            path="composed" if groups > 1 else path, channels_last=memory_format == torch.channels_last, device=device,
-            dtype=dtype,
+            *self.sides(out_channels, in_channels // groups, kernel), rank, outputs=out_channels, bias=bias,
+            square=square, path="composed" if groups > 1 else path,
+            channels_last=memory_format != torch.contiguous_format, device=device, dtype=dtype,
         )  # fmt: skip
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = (kh, kw)
-        self.stride = pair(stride)
-        self.dilation = pair(dilation)
+        self.kernel_size = kernel
+        self.stride = per_axis(stride, self.dimensions)
+        self.dilation = per_axis(dilation, self.dimensions)
         self.padding = numeric_padding(padding, self.kernel_size, self.dilation)
         self.groups = groups
 
+    @staticmethod
+    @abstractmethod
+    def sides(outputs: int, inputs: int, kernel: Sequence[int]) -> tuple[int, int]:
+        """Return (m, n) of the matrix of a kernel of `outputs` channels, each of `inputs` channels of a group."""
+        raise NotImplementedError
+
     @classmethod
-    def obstacle(cls, layer: nn.Module) -> str | None:
-        if (obstacle := super().obstacle(layer)) or not isinstance(layer, nn.Conv2d):
+    def obstacle(cls, layer: Any) -> str | None:
+        if obstacle := super().obstacle(layer):
             return obstacle
         if layer.padding_mode != "zeros":
             return f"padding mode {layer.padding_mode!r}; only 'zeros' is supported"
@@ -80,6 +91,56 @@ class FactorizedConv2d(ProductLayer):
         except ValueError as error:
             return str(error)
         return None
+
+    @classmethod
+    def matrix_shape(cls, layer: Any) -> tuple[int, int]:
+        """Return the shape of `matrix_of(layer)`."""
+        return cls.sides(layer.out_channels, layer.in_channels // layer.groups, layer.kernel_size)
+
+    @classmethod
+    def _like(cls, layer: Any, **options) -> "FactorizedConv":
+        last = torch.channels_last_3d if cls.dimensions == 3 else torch.channels_last
+        return nn.utils.skip_init(
+            cls, layer.in_channels, layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding,
+            dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None,
+            memory_format=last if is_channels_last(layer.weight) else torch.contiguous_format, **options,
+        )  # fmt: skip
+
+    def _empty_dense(self, **options) -> nn.Module:
+        return nn.utils.skip_init(
+            self.dense_type, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
+            self.dilation, self.groups, self.bias is not None, **options,
+        )  # fmt: skip
+
+    def _new_sizes(self, shape: Sequence[int]) -> list[int]:
+        """Return the sizes of the output's images for an input of this shape."""
+        geometry = zip(shape[-self.dimensions :], self.kernel_size, self.stride, self.padding, self.dilation)
+        return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in geometry]
+
+    def _composed(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, {super().extra_repr()}"
+        )
+
+
+class FactorizedConv2d(FactorizedConv):
+    """A 2-D convolution whose kernel is a product of factors (Khodak et al. 2021, section 2).
+
+    Maps (batch, in_channels, height, width) to (batch, out_channels, new height, new width); see the module's text.
+    Parameters: `rank * (out * kh + in/groups * kw)`, plus `rank^2` if square, plus the bias.
+    """
+
+    dense_type = nn.Conv2d
+    dimensions = 2
+    convolve = staticmethod(F.conv2d)
+
+    @staticmethod
+    def sides(outputs: int, inputs: int, kernel: Sequence[int]) -> tuple[int, int]:
+        return outputs * kernel[0], inputs * kernel[1]
 
     @classmethod
     def as_matrix(cls, weight: Tensor) -> Tensor:
@@ -93,29 +154,9 @@ class FactorizedConv2d(ProductLayer):
         return matrix.view(self.out_channels, kh, -1, kw).transpose(1, 2)
 
     @staticmethod
-    def matrix_shape(layer: nn.Conv2d) -> tuple[int, int]:
-        """Return the shape of `matrix_of(layer)`."""
-        kh, kw = layer.kernel_size
-        return layer.out_channels * kh, layer.in_channels // layer.groups * kw
-
-    @staticmethod
     def scaled_dimension(layer: nn.Conv2d) -> int:
         """Return what a rank scale is a fraction of: the rows out * kh, even where there are fewer columns."""
         return layer.out_channels * layer.kernel_size[0]
-
-    @classmethod
-    def _like(cls, layer: nn.Conv2d, **options) -> "FactorizedConv2d":
-        return nn.utils.skip_init(
-            cls, layer.in_channels, layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding,
-            dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None,
-            memory_format=torch.channels_last if is_channels_last(layer.weight) else torch.contiguous_format, **options,
-        )  # fmt: skip
-
-    def _empty_dense(self, **options) -> nn.Conv2d:
-        return nn.utils.skip_init(
-            nn.Conv2d, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            self.groups, self.bias is not None, **options,
-        )  # fmt: skip
 
     def typical_shape(self) -> tuple[int, ...]:
         return 128, self.in_channels, 32, 32
@@ -123,12 +164,9 @@ class FactorizedConv2d(ProductLayer):
     def costs(self, shape: Sequence[int]) -> dict[str, int]:
         """Return the arguments of `cost.cheaper_path` for an input of shape (batch, in_channels, height, width)."""
         batch = shape[0] if len(shape) == 4 else 1
-        height, width = shape[-2:]
-        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
-        new_height = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1
-        new_width = (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
-        rows, columns = self.out_channels * kh, self.in_channels // self.groups * kw
-        between = batch * (new_height if kh == 1 and ph == 0 else height) * new_width
+        new_height, new_width = self._new_sizes(shape)
+        rows, columns = self.sides(self.out_channels, self.in_channels // self.groups, self.kernel_size)
+        between = batch * (new_height if self.kernel_size[0] == 1 and self.padding[0] == 0 else shape[-2]) * new_width
         after = batch * new_height * new_width
         return {
             "compose": compose_cost(rows, columns, self.rank, self.M is not None),
@@ -139,8 +177,7 @@ class FactorizedConv2d(ProductLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
-            kernel = self.weight
-            return F.conv2d(x, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            return self._composed(x)
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
         # Where the kernel has one row or column, what strides skip is left out first. That is less work, and avoids
         # strided 1 x 1 convolutions: in channels-last order, oneDNN writes the gradient of their weight past its end
@@ -155,25 +192,21 @@ class FactorizedConv2d(ProductLayer):
         x = F.conv2d(x, horizontal, None, (1, sw), (0, pw), (1, dw))
         return F.conv2d(x, vertical, self.bias, (sh, 1), (ph, 0), (dh, 1))
 
-    def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, {super().extra_repr()}"
-        )
+
+def per_axis(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """Return a number given for all axes, or for each, as one number an axis."""
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
-def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """Return a number given for both axes, or for each, as two numbers."""
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def numeric_padding(padding, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
-    """Return the padding as two numbers: "valid" is 0, "same" is half the kernel's reach where that is whole."""
+def numeric_padding(
+    padding: int | Sequence[int] | str, kernel_size: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the padding as a number an axis: "valid" is 0, "same" is half the kernel's reach where that is whole."""
     if not isinstance(padding, str):
-        return pair(padding)
+        return per_axis(padding, len(kernel_size))
     if padding == "valid":
-        return (0, 0)
+        return (0,) * len(kernel_size)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel_size)]
     if padding != "same" or any(total % 2 for total in reach):
         raise ValueError(f"padding {padding!r} with kernel {kernel_size} and dilation {dilation} is not symmetric")
-    return (reach[0] // 2, reach[1] // 2)
+    return tuple(total // 2 for total in reach)

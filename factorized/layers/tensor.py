@@ -11,6 +11,7 @@ that matrix to the one of a convolution (He et al. 2015), of six times the varia
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class TensorConv2d(ComposedConv2d):
         ValueError: for a rank scale that is not positive.
     """
 
+    rank: Any
     names: tuple[str, ...]
     """of the factors, in the order of `factors()`"""
 
@@ -60,7 +62,7 @@ class TensorConv2d(ComposedConv2d):
         self.reset_parameters()
 
     @staticmethod
-    def ranks(dimensions: tuple[int, int, int], rank_scale: float) -> tuple[int, ...] | int:
+    def ranks(dimensions: tuple[int, int, int], rank_scale: float) -> Any:
         """Return the rank or ranks, each a scaled dimension, rounded and kept between 1 and what there can be."""
         raise NotImplementedError
 
@@ -181,8 +183,8 @@ class TensorTrainConv2d(TensorConv2d):
     def decompose(self, tensor: Tensor) -> Sequence[Tensor]:
         return tensor_train(tensor, self.rank)
 
-    def compose(self, first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
-        first, last = first.squeeze(0), last.squeeze(2)
+    def compose(self, *factors: Tensor) -> Tensor:
+        first, middle, last = factors[0].squeeze(0), factors[1], factors[2].squeeze(2)
         from_left, from_right = self._costs()
         if from_left <= from_right:
             weight = (first @ middle.flatten(1)).view(-1, len(last)) @ last
@@ -228,7 +230,8 @@ class TuckerConv2d(TensorConv2d):
     def decompose(self, tensor: Tensor) -> Sequence[Tensor]:
         return tucker(tensor, self.rank)
 
-    def compose(self, G1: Tensor, G2: Tensor, G3: Tensor, U1: Tensor, U2: Tensor, U3: Tensor) -> Tensor:
+    def compose(self, *factors: Tensor) -> Tensor:
+        G1, G2, G3, U1, U2, U3 = factors
         # Each product takes the leading dimension of what there is, (R1, r2, r3), and puts the one it becomes last, so
         # that nothing is copied and three of them restore the order: (r2, r3, n1), (r3, n1, n2), (n1, n2, n3).
         # No other order is notably cheaper, as R1 is nearly n1: there the tensor hardly grows.
@@ -260,7 +263,8 @@ class CPConv2d(TensorConv2d):
     def decompose(self, tensor: Tensor) -> Sequence[Tensor]:
         return canonical_polyadic(tensor, self.rank)
 
-    def compose(self, F1: Tensor, F2: Tensor, F3: Tensor) -> Tensor:
+    def compose(self, *factors: Tensor) -> Tensor:
+        F1, F2, F3 = factors
         pairs = (F1[:, None] * F2).flatten(0, 1)  # (n1 n2, r)
         return (pairs @ F3.mT).view(self.out_channels, self.in_channels)
 

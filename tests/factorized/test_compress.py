@@ -167,7 +167,7 @@ def test_layers_left_dense_and_why():
     with pytest.warns(FutureWarning):
         model["hooked"] = nn.utils.weight_norm(nn.Linear(8, 8))
     reasons = obstacles(model)
-    assert reasons.pop("plain") is None
+    assert reasons.pop("plain") is None and reasons.pop("signal") is None
     words = {
         "grouped": "grouped",
         "reflecting": "reflect",
@@ -180,7 +180,7 @@ def test_layers_left_dense_and_why():
     assert reasons.keys() == words.keys() and all(words[name] in reasons[name] for name in words)
     before = types(model)
     factorize(model, rank_scale=0.5)
-    assert {name for name in before if types(model).get(name) != before[name]} == {"plain"}
+    assert {name for name in before if types(model).get(name) != before[name]} == {"plain", "signal"}
     assert model["embedding"].weight is model["tied"].weight
 
 

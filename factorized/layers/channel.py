@@ -1,0 +1,87 @@
+"""Factorized convolutions of one and three dimensions, whose kernels are split between channels and all else."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cost import compose_cost
+from .conv import FactorizedConv
+
+
+class ChannelConv(FactorizedConv):
+    """A convolution whose kernel, one row an output channel, is a product of factors.
+
+    The matrix is (out, in/groups * kernel entries), so that the factors are a convolution of the same kernel into
+    `rank` channels, and one of a single entry:
+
+        x --- VT (kernel, stride, padding, dilation) ---> rank channels --- U ---> y
+
+    Parameters: `rank * (out + in/groups * kernel entries)`, plus `rank^2` if square, plus the bias.
+    """
+
+    @staticmethod
+    def sides(outputs: int, inputs: int, kernel: Sequence[int]) -> tuple[int, int]:
+        return outputs, inputs * math.prod(kernel)
+
+    @classmethod
+    def as_matrix(cls, weight: Tensor) -> Tensor:
+        return weight.flatten(1)
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return matrix.view(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @classmethod
+    def scaled_dimension(cls, layer: Any) -> int:
+        """Return what a rank scale is a fraction of: min(out, in/groups * kernel entries), the largest useful rank."""
+        return min(cls.matrix_shape(layer))
+
+    def costs(self, shape: Sequence[int]) -> dict[str, int]:
+        """Return the arguments of `cost.cheaper_path` for an input of shape (batch, in_channels, sizes...)."""
+        pixels = shape[0] if len(shape) == self.dimensions + 2 else 1
+        for size in self._new_sizes(shape):
+            pixels = pixels * size
+        rows, columns = self.sides(self.out_channels, self.in_channels // self.groups, self.kernel_size)
+        return {
+            "compose": compose_cost(rows, columns, self.rank, self.M is not None),
+            "dense": pixels * rows * columns,
+            "steps": pixels * self.rank * (rows + columns),
+            "intermediate": pixels * self.rank,
+        }
+
+    def compute(self, x: Tensor) -> Tensor:
+        if self._choose(x) == "composed":
+            return self._composed(x)
+        first = self.right().view(self.rank, self.in_channels, *self.kernel_size)
+        second = self.U.view(self.out_channels, self.rank, *[1] * self.dimensions)
+        return self.convolve(self.convolve(x, first, None, self.stride, self.padding, self.dilation), second, self.bias)
+
+
+class FactorizedConv1d(ChannelConv):
+    """A 1-D convolution whose kernel is a product; maps (batch, in_channels, length) to (batch, out_channels, new)."""
+
+    dense_type = nn.Conv1d
+    dimensions = 1
+    convolve = staticmethod(F.conv1d)
+
+    def typical_shape(self) -> tuple[int, ...]:
+        return 32, self.in_channels, 128
+
+
+class FactorizedConv3d(ChannelConv):
+    """A 3-D convolution whose kernel is a product; maps (batch, in_channels, depth, height, width) likewise."""
+
+    dense_type = nn.Conv3d
+    dimensions = 3
+    convolve = staticmethod(F.conv3d)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of the dense layer that `to_dense` returns."""
+        return torch.channels_last_3d if self.channels_last else torch.contiguous_format
+
+    def typical_shape(self) -> tuple[int, ...]:
+        return 8, self.in_channels, 16, 32, 32
