@@ -40,7 +40,7 @@ _NO_MEMORY = re.compile(
 # ... of numbers too large for what they are to be used as ...
 _OUT_OF_RANGE = re.compile(
     "Storage size calculation overflowed|Overflow when unpacking|without overflow|multiplication overflow"
-    "|Maximum allowed dimension exceeded"
+    "|Maximum allowed dimension exceeded|contained non-finite values"
 )
 # ... and of another process of the same run that is gone.
 _ALONE = re.compile("Connection (closed|reset) by peer|gloo|NCCL|Socket Timeout|Broken pipe", re.IGNORECASE)

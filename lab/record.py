@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint import save_json
-from .cli import UserError
+from .cli import UserError, printable
 
 # These may differ between the parts of one run: they change how it is run, not what it computes.
 _FREE = {"resume", "auto_resume", "load_path", "overwrite", "device", "workers", "print_freq", "save_every", "strict"}
@@ -188,7 +188,7 @@ class Record:
     def line(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
         if self.is_main:
-            tqdm.write(text)
+            tqdm.write("\n".join(map(printable, text.split("\n"))))
             sys.stdout.flush()
 
     def results(self, values: dict) -> None:

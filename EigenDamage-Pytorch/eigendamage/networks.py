@@ -17,13 +17,13 @@ NETWORKS = ("vgg", *_RESIDUAL)
 
 
 def check_depth(network: str, depth: int) -> None:
-    """Raise ValueError for a depth that the network cannot have."""
+    """Raise ValueError for a depth that the network cannot have, or that no memory holds."""
     if network == "vgg":
         if depth not in PLANS:
             raise ValueError(f"a vgg has a depth of {', '.join(map(str, PLANS))}, not {depth}")
         return
     convs = _RESIDUAL[network][1]
-    if depth < convs + 2 or (depth - 2) % convs:
+    if not convs + 2 <= depth <= 10_000 or (depth - 2) % convs:
         examples = ", ".join(str(convs * n + 2) for n in (2, 3, 5, 18))
         raise ValueError(f"a {network} has a depth of {convs}n + 2 ({examples}, ...), not {depth}")
 

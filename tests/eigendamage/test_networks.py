@@ -229,7 +229,14 @@ def test_every_parameter_gets_a_gradient(network, depth, scale, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "depth", "message"),
-    [("vgg", 12, "11, 13, 16, 19"), ("vgg", -1, "11"), ("resnet", 19, "6n"), ("resnet", 2, "6n"), ("presnet", 3, "9n")],
+    [
+        ("vgg", 12, "11, 13, 16, 19"),
+        ("vgg", -1, "11"),
+        ("resnet", 19, "6n"),
+        ("resnet", 2, "6n"),
+        ("presnet", 3, "9n"),
+        ("resnet", 600_000_000_002, "6n"),
+    ],
 )
 def test_impossible_depths(network, depth, message):
     with pytest.raises(ValueError, match=message):

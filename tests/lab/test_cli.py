@@ -80,6 +80,18 @@ def test_a_defect_of_ours_keeps_its_traceback(defect):
         run(raised(defect), "prog")
 
 
+@pytest.mark.parametrize(
+    "text", ["[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1", "NCCL error in: x"]
+)
+def test_the_loss_of_another_process_is_one_line(text, capsys, monkeypatch):
+    with pytest.raises(RuntimeError):
+        run(raised(RuntimeError(text)), "prog")  # of a single process that is a defect
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as exit:
+        run(raised(RuntimeError(text)), "prog")
+    assert exit.value.code == 1 and "prog: error: another process of this run has ended" in capsys.readouterr().err
+
+
 def warn():
     with warnings.catch_warnings():
         warnings.simplefilter("always")
