@@ -1,5 +1,6 @@
 """What all factorized layers share: a weight made of factors, its decay, the way from a dense layer and back."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -94,8 +95,14 @@ class FactorizedLayer(nn.Module):
             if value.shape != (shape := self.composed_weight().shape):
                 raise ValueError(f"the weight has the shape {tuple(shape)}, not {tuple(value.shape)}")
             self.assign(value.detach())
-        else:
-            super().__setattr__(name, value)
+            return
+        if name == "qconfig":  # set on every module by torch.ao.quantization, which then goes by its type
+            warnings.warn(
+                "quantization knows nothing of factorized layers and leaves them as they are; "
+                "to quantize their weights, call factorized.merge(model) before",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
 
     @property
     def memory_format(self) -> torch.memory_format:
