@@ -50,7 +50,9 @@ def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     P, sigma, QT = _leading_singular_triples(batch, kept)
     U = batch.new_zeros(*batch.shape[:-1], rank)
     VT = batch.new_zeros(batch.shape[0], rank, batch.shape[-1])
-    left, right = _shares(sigma, max(batch.shape[-2:]))
+    left, right, zero = _shares(sigma, max(batch.shape[-2:]))
+    if zero.any():
+        left, QT = left.masked_fill(zero, 0), _spread(QT, zero)
     U[..., :kept] = P * left[:, None, :]
     VT[:, :kept] = right[:, :, None] * QT
     lead = matrix.shape[:-2]
@@ -88,19 +90,37 @@ def _rebalance(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
     Q1, R1 = torch.linalg.qr(U.to(work))
     Q2, R2 = torch.linalg.qr(VT.mT.to(work))
     P, sigma, QT = torch.linalg.svd(R1 @ R2.mT)
-    left, right = _shares(sigma, max(U.shape[-2], VT.shape[-1]))
-    return Q1 @ (P * left[..., None, :]), (right[..., :, None] * QT) @ Q2.mT
+    left, right, zero = _shares(sigma, max(U.shape[-2], VT.shape[-1]))
+    rows = QT @ Q2.mT
+    free = zero & (VT == 0).all(-1).all(-1)[..., None]  # where there are rows, what they read is kept
+    if free.any():
+        rows = _spread(rows, free)
+    return Q1 @ (P * left[..., None, :]), right[..., :, None] * rows
 
 
-def _shares(sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _shares(sigma: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return what singular values (..., count), descending, give to the columns of `U` and to the rows of `VT`.
+
+    The third tensor marks those that are zero up to rounding.
 
     Their square root, to each. But where both would be zero no gradient would ever reach either: directions that are
     zero up to rounding leave the row of `VT` at unit length, from which the column of `U` can learn.
     """
     root = sigma.sqrt()
     zero = sigma <= 4 * size**0.5 * torch.finfo(sigma.dtype).eps * sigma[..., :1]
-    return torch.where(zero, sigma, root), torch.where(zero, torch.ones_like(root), root)
+    return torch.where(zero, sigma, root), torch.where(zero, torch.ones_like(root), root), zero
+
+
+def _spread(QT: Tensor, free: Tensor) -> Tensor:
+    """Return orthonormal rows (..., count, n) of which the `free` last ones (..., count) are replaced by random ones.
+
+    A decomposition gives directions without a singular value as it likes, often single inputs, and a layer that reads
+    nothing but inputs that are always zero can never learn. The numbers are fixed, and cost the run none of its own.
+    """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(QT.shape[-2:], generator=generator, dtype=torch.float64).to(QT)
+    free = free[..., None]
+    return torch.where(free, torch.linalg.qr(torch.where(free, random, QT).mT).Q.mT, QT)
 
 
 def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -258,3 +258,25 @@ def test_arguments_that_cannot_be_meant(make):
         make(layer, float("nan"))
     with pytest.raises(ValueError, match="on the meta device, where weights have no values"):
         make(nn.Conv2d(4, 6, 3, device="meta"), 0.5)
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_a_zero_layer_learns_whichever_inputs_are_alive(square):
+    """Its start reads all inputs: any one that is alive moves every direction."""
+    dense = nn.Linear(9, 6)
+    nn.init.zeros_(dense.weight)
+    layer = FactorizedLinear.from_dense(dense, rank=3, square=square)
+    for alive in range(9):
+        layer.zero_grad()
+        (layer(torch.eye(9)[alive]) - 1).square().sum().backward()
+        assert (layer.U.grad.norm(dim=0) > 1e-3).all()
+    U, VT = torch.randn(2, 8, 3), torch.zeros(2, 3, 8)
+    batch_spectral_init(U, VT)
+    assert U.count_nonzero() == 0 and VT.count_nonzero() == VT.numel()
+    torch.testing.assert_close(VT @ VT.mT, torch.eye(3).expand(2, 3, 3), rtol=0, atol=1e-5)
+
+
+def test_a_start_without_singular_values_costs_no_random_numbers():
+    state = torch.get_rng_state()
+    first, second = (spectral_init(torch.zeros(6, 9), 3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(first[1], second[1])
