@@ -4,7 +4,8 @@ Prints, for `transformer_small` with vocabularies of 5,384 and 4,568 and batches
 
 - forward and backward pass at rank scales 0.5 and 0.25 against dense (target: at most 0.8 at 0.25);
 - Frobenius decay of all factorized modules as a share of that (target: at most 1 %), and autograd of the penalty;
-- what the dense pass takes with one part of the model done the plain way.
+- what the dense pass takes with one part of the model done the plain way;
+- the same passes in bf16, with attention in plain operations as we train it on a CPU and with PyTorch's own.
 
     python benchmarks/translation_step.py [--cpu-time]
 
@@ -18,10 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy
+import torch
 from timing import begin, device, medians
 from torch import Tensor, nn
 
 from factorized import FrobeniusDecay, factorized_modules
+from factorized.layers import attention
 from lab.devices import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "Transformer-PyTorch"))
@@ -64,21 +67,31 @@ def network(rank_scale: float = 0.0) -> Transformer:
     return build_model(config, *SIZES).to(device()).train()
 
 
-def passes(model: Transformer, batches: list[Batch], packed: bool = True) -> Callable[[], None]:
-    """Return a function that adds up the gradients of all batches."""
+def passes(
+    model: Transformer, batches: list[Batch], packed: bool = True, short: bool = False, fused: bool = False
+) -> Callable[[], None]:
+    """Return a function that adds up the gradients of all batches.
+
+    Args:
+        short: under bf16 autocast.
+        fused: with PyTorch's attention in any case.
+    """
 
     def run() -> None:
         model.zero_grad()
+        attention._fused_is_slow = (lambda: False) if fused else ours
         for batch in batches:
             real = batch.target.ne(PAD)
             rows = real.flatten().nonzero().squeeze(1)
-            if packed:
-                logits = model(batch.source, batch.decoder_input, rows)
-            else:
-                logits = model(batch.source, batch.decoder_input).flatten(0, 1).index_select(0, rows)
+            with torch.autocast(device().type, torch.bfloat16, enabled=short):
+                if packed:
+                    logits = model(batch.source, batch.decoder_input, rows)
+                else:
+                    logits = model(batch.source, batch.decoder_input).flatten(0, 1).index_select(0, rows)
             loss, _ = label_smoothed_cross_entropy(logits, batch.target[real], 0.1)
             (loss / batch.ntokens).backward()
 
+    ours = attention._fused_is_slow
     return run
 
 
@@ -138,7 +151,16 @@ def main(argv: list[str] | None = None) -> None:
     }
     seconds = medians(plain, REPEATS, clock=clock)
     for name in list(plain)[1:]:
-        print(f"dense with {name}: {seconds[name] / seconds['ours']:.2f} times as long")
+        print(f"dense with {name}: {seconds[name] / seconds['ours']:.2f} times as long", flush=True)
+
+    candidates = {"float32": passes(models["dense"], batches)}
+    for name, model in models.items():
+        candidates[name] = passes(model, batches, short=True)
+        candidates[f"{name}, fused"] = passes(model, batches, short=True, fused=True)
+    seconds = medians(candidates, REPEATS, clock=clock)
+    for name in models:
+        ours, fused = (seconds["float32"] / seconds[key] for key in (name, f"{name}, fused"))
+        print(f"bf16, {name}: {ours:.2f} times as fast as dense float32; with PyTorch's attention {fused:.2f} times")
 
 
 if __name__ == "__main__":

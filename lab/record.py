@@ -209,9 +209,16 @@ class Record:
             self._events.close()
 
 
-def progress(batches: Iterable, total: int, label: str, is_main: bool) -> tqdm:
-    """Return `batches` under a progress bar on standard error, which is silent when that is not a terminal."""
-    return tqdm(batches, total=total, desc=label, leave=False, disable=None if is_main else True, dynamic_ncols=True)
+def progress(batches: Iterable | None, total: int | None, label: str, is_main: bool, done: int = 0) -> tqdm:
+    """Return `batches` under a progress bar on standard error, which is silent when that is not a terminal.
+
+    Args:
+        batches: None for a bar that is moved by hand.
+        total: None if nobody knows.
+        done: where the bar begins, which says nothing about the time left.
+    """
+    options = {"leave": False, "disable": None if is_main else True, "dynamic_ncols": True}
+    return tqdm(batches, total=total, initial=done, desc=label, **options)
 
 
 def _wait_for_a_later_name(folder: Path) -> None:

@@ -5,7 +5,8 @@ from torch import nn
 import factorized
 from factorized.layers.attention import OutputValue, QueryKey
 
-from .transformer import FeedForward, Transformer
+from .stacks import FeedForward
+from .transformer import Transformer
 
 # TensorBoard tags, by those of `factorized.layer_metrics`; what follows the form's name comes last.
 _TAGS = {

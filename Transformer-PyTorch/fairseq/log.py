@@ -48,9 +48,7 @@ class Log:
         done: int = 0,
     ):
         self.record, self.form, self.interval, self.epochs = record, form, interval, epochs
-        self._bar = progress(None, updates, "", record.is_main) if form == "tqdm" else None
-        if self._bar is not None:  # what has been done before says nothing about the time left
-            self._bar.initial = self._bar.n = self._bar.last_print_n = done
+        self._bar = progress(None, updates, "", record.is_main, done) if form == "tqdm" else None
 
     def follow(self, items: Iterable[Item], epoch: int) -> Iterator[Item]:
         """Go through the updates of an epoch, and let the bar of the run follow if there is one."""
@@ -59,8 +57,10 @@ class Log:
             return
         self._bar.set_description(f"epoch {epoch}/{self.epochs}" if self.epochs else f"epoch {epoch}")
         for item in items:
-            yield item
-            self._bar.update()
+            try:
+                yield item
+            finally:  # also where the run ends with this one
+                self._bar.update()
 
     def close(self) -> None:
         """Take the bar away."""

@@ -16,7 +16,8 @@ from .diagnostics import diagnostics
 from .feed import Feed, load_data
 from .keeping import AVERAGE, FILES, LAST, Keeper, last_epochs
 from .log import Log, form_of
-from .trainer import Loss, Meter, Trainer
+from .meter import Loss, Meter
+from .trainer import Trainer
 from .transformer import build_model
 from .validation import METRICS, Validation
 

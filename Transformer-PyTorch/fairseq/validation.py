@@ -11,9 +11,10 @@ from .batches import Batch
 from .corpus import Corpus
 from .feed import Feed
 from .generation import Translator, Wording
+from .meter import Loss
 from .search import SearchSettings
 from .subwords import UNKNOWN_REFERENCE
-from .trainer import Loss, Trainer
+from .trainer import Trainer
 
 METRICS: Mapping[str, Callable[[Loss], float]] = {
     "loss": lambda loss: loss.loss,

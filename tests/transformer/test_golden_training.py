@@ -5,8 +5,9 @@ import torch
 import train as program
 from fairseq import optimization
 from fairseq.batches import Batch
+from fairseq.meter import Meter
 from fairseq.schedule import Schedule
-from fairseq.trainer import Meter, Trainer
+from fairseq.trainer import Trainer
 
 from factorized.layers.attention import OutputValue, QueryKey
 from lab.devices import Computing

@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from fairseq.trainer import Meter, Trainer
+from fairseq.meter import Meter
+from fairseq.trainer import Trainer
 
 from lab import devices
 from lab.cli import RunError, UserError
