@@ -49,7 +49,7 @@ class FactorizedLayer(nn.Module):
 
     @abstractmethod
     def assign(self, weight: Tensor) -> None:
-        """Overwrite the factors, in place, by those that approximate a weight best."""
+        """Overwrite the factors, in place, by those of a weight that they can hold up to rounding; refuse any other."""
         raise NotImplementedError
 
     @abstractmethod
@@ -84,7 +84,8 @@ class FactorizedLayer(nn.Module):
     def weight(self) -> Tensor:
         """The composed weight, in the shape of the dense layer's.
 
-        Assigning to it overwrites the factors by those of the best approximation that they can hold.
+        A weight assigned to it overwrites the factors if they can hold it, as after batch norm is folded; any other is
+        an error, and changes nothing.
         """
         return with_decay(self.composed_weight(), self.kernel_decay)
 

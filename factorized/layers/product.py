@@ -238,10 +238,9 @@ class ProductLayer(FactorizedLayer):
         matrix = finite(self.as_matrix(weight))
         U, VT = spectral_init(matrix, self.rank)
         if torch.linalg.matrix_norm(U @ VT - matrix) > _EXACT * torch.linalg.matrix_norm(matrix):
-            warnings.warn(
-                f"a weight of more than rank {self.rank} was assigned to a factorized layer, which keeps the nearest "
-                "one that it can hold; factorize the dense layer anew for a higher rank",
-                stacklevel=4,
+            raise ValueError(
+                f"a weight of this {type(self).__name__} has at most rank {self.rank}, and the one assigned has more: "
+                "assign to a plain layer made with to_dense(), or factorize that anew with a higher rank"
             )
         self.set_factors(U, VT)
         if self.M is not None:

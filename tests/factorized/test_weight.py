@@ -78,10 +78,9 @@ def test_assigning_a_weight():
         warnings.simplefilter("error")
         layer.weight = nn.Parameter(low)
     torch.testing.assert_close(layer.weight, low)
-    with pytest.warns(UserWarning, match="more than rank 2 was assigned"):
+    with pytest.raises(ValueError, match="has at most rank 2, and the one assigned has more: .*to_dense"):
         layer.weight = dense
-    U, sigma, VT = torch.linalg.svd(dense)
-    torch.testing.assert_close(layer.weight, (U[:, :2] * sigma[:2]) @ VT[:2])
+    torch.testing.assert_close(layer.weight, low)
     with pytest.raises(ValueError, match=r"the shape \(5, 7\), not \(7, 5\)"):
         layer.weight = dense.T
     with pytest.raises(TypeError, match="is a tensor, not None"):
@@ -89,6 +88,17 @@ def test_assigning_a_weight():
     with pytest.raises(AttributeError, match="composed of its factors and cannot be assigned"):
         other = TensorTrainConv2d(6, 4, 3, 0.5)
         other.weight = other.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_assigning_a_rounded_weight(dtype):
+    layer = FactorizedLinear(20, 30, 4, dtype=dtype)
+    low = (torch.randn(30, 4, dtype=torch.float64) @ torch.randn(4, 20, dtype=torch.float64)).to(dtype)
+    layer.weight = nn.Parameter(low)
+    rtol = {torch.float64: 1e-9}.get(dtype, 0.02)
+    assert torch.linalg.norm(layer.weight.double() - low.double()) < rtol * torch.linalg.norm(low.double())
+    with pytest.raises(ValueError, match="has at most rank 4"):
+        layer.weight = low + torch.randn(30, 20).to(dtype)
 
 
 def test_decay_in_the_backward_pass_acts_on_a_weight_that_is_read():
