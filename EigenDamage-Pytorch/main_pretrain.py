@@ -4,7 +4,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from lab.cli import Parser, UserError, number, run
+from lab.cli import Parser, UserError, mistakes, number, run
 
 # isort: split
 import torch
@@ -15,12 +15,14 @@ import factorized
 from lab import checkpoint, devices, flags, training
 from lab.data.images import Batches
 from lab.loop import Classifier, Epoch, fit
-from lab.record import Record, find_checkpoint, is_in, open_folder, plain
+from lab.run import Run, plain
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 EPOCHS = 200
 CHECKPOINT, BEST = "checkpoint.t7", "best.t7"
 FILES = (CHECKPOINT, BEST)
+WHAT = {CHECKPOINT: "is the last network, to go on from", BEST: "the best", "results.json": "the numbers"}
+MOMENTUM = 0.9
 
 # Mean and standard deviation of the channels, for pixels in [0, 1]. Other image sets get those of ImageNet.
 NORMALIZATION = {
@@ -50,7 +52,8 @@ def build_parser() -> Parser:
     add("--epoch", type=count, default=EPOCHS, help=f"number of epochs (default {EPOCHS})")
     add("--batch_size", type=positive, default=128, help="images per step, over all processes (default 128)")
     add("--learning_rate", type=real, default=0.1, help="learning rate at the start (default 0.1)")
-    add("--weight_decay", type=real, default=3e-3, help="coefficient of L2 and Frobenius decay (default 3e-3)")
+    flags.add_decay(parser, "--weight_decay", default=3e-3,
+        help="coefficient of L2 and Frobenius decay (default 3e-3)")
     add("--decay_every", type=int, default=60, help=argparse.SUPPRESS)
     add("--decay_ratio", type=float, default=0.1, help=argparse.SUPPRESS)
     add("--log_dir", type=Path, default=Path("runs/pretrain"), help="folder of the run (default runs/pretrain)")
@@ -66,11 +69,9 @@ def build_parser() -> Parser:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict or need each other."""
-    try:
+    with mistakes():
         flags.check(args)
         networks.check_depth(args.network, args.depth)
-    except ValueError as error:
-        raise UserError(error) from None
     if args.kaiming and args.network != "vgg" and (args.spectral or not flags.is_factorized(args)):
         raise UserError(f"--kaiming has no effect on a {args.network} whose factors it does not draw; leave it out")
     asked = [f"--{flag}" for flag in ("auto-resume", "resume", "load_path") if getattr(args, flag.replace("-", "_"))]
@@ -87,16 +88,14 @@ def check(args: argparse.Namespace) -> None:
 
 def build_model(args: argparse.Namespace, num_classes: int) -> tuple[nn.Module, flags.Factorization]:
     """Return the network that the flags ask for, with its counts."""
-    try:
+    with mistakes():
         return networks.factorize(networks.build(args.network, args.depth, num_classes, args.kaiming), args)
-    except ValueError as error:
-        raise UserError(error) from None
 
 
 def build_optimizer(args: argparse.Namespace, model: nn.Module, computing: devices.Computing) -> torch.optim.SGD:
     """Return SGD with L2 decay, or with `--wd2fd` Frobenius decay on the factors in place of it."""
     return training.sgd(
-        model, computing, lr=args.learning_rate, momentum=0.9, weight_decay=args.weight_decay,
+        model, computing, lr=args.learning_rate, momentum=MOMENTUM, weight_decay=args.weight_decay,
         exempt_factors=args.wd2fd, frobenius=args.wd2fd,
     )  # fmt: skip
 
@@ -132,49 +131,69 @@ def main(argv: list[str] | None = None) -> None:
     computing = devices.start(args)
     folder: Path = args.log_dir
     request = "auto" if args.auto_resume else str(folder / CHECKPOINT) if args.resume else args.load_path
-    source = computing.on_main(lambda: find_checkpoint(args, folder, CHECKPOINT, FILES, request))
-    train, valid, test = load_data(args, computing)
-    model, counts = build_model(args, len(train.data.classes))
-    model = computing.place(model)
-    classifier = Classifier(computing.wrap(model), build_optimizer(args, model, computing), computing)
-    training.check_step(classifier, model, train)
+    flag = "--load_path" if args.load_path else "--resume"
+    with Run.open(folder, args, computing, FILES, request=request, flag=flag, again="--auto-resume") as run:
+        data = load_data(args, computing)
+        model, counts = build_model(args, len(data[0].data.classes))
+        train(run, computing.place(model), counts, data)
 
-    state = training.restore(source, args, model, classifier.optimizer, computing)
-    computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
-    record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
-    record.line(training.describe(counts))
+
+def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[Batches, Batches, Batches]) -> None:
+    """Train, from the checkpoint that the run goes on from if there is one, and leave the run's files in its folder.
+
+    All that can be wrong is found before anything is written.
+    """
+    train, valid, test = data
+    computing = run.computing
+
+    def rate(epoch: int) -> float:
+        return learning_rate(run.args, epoch)
+
+    args, budget = training.settle(run.args, rate, run.args.epoch, len(train), MOMENTUM)
+    optimizer = build_optimizer(args, model, computing)
+    classifier = Classifier(computing.wrap(model), optimizer, computing)
+    state = run.restore(model, optimizer)
+    first_epoch = state.get("epoch", 0)
+    training.rehearse(model, classifier, train, rate(first_epoch))
+    record = run.begin()
+    decay = factorized.FrobeniusDecay(model, args.weight_decay) if args.wd2fd else None
+    words = factorized.describe_decay(optimizer, decay)
+    training.tell(run, f"{args.network}{args.depth}", data, counts, words, budget)
 
     def log_rate(epoch: int) -> None:
-        record.scalars({"train/lr": classifier.optimizer.param_groups[0]["lr"]}, epoch)
+        record.scalars({"train/lr": rate(epoch), "hyper/lr": rate(epoch)}, epoch)
 
     def log_and_save(epoch: Epoch) -> None:
-        tags = epoch.scalars(valid="valid" if args.holdout else "test")
-        record.scalars(tags | layer_metrics(model), epoch.index)
-        if not computing.is_main:
-            return
-        progress = {"best_acc": epoch.best, "epoch": epoch.index + 1, "loss": epoch.valid.loss, "args": plain(args)}
-        if epoch.is_best:
-            checkpoint.save(folder / BEST, {"net": model.state_dict(), **progress})
-        # Last, so that an interruption repeats the epoch with all that it writes.
-        state = checkpoint.training_state(
-            model, classifier.optimizer, computing, weights="net", seconds=record.seconds, **progress
-        )
-        checkpoint.save(folder / CHECKPOINT, state)
+        scalars = epoch.scalars(rate(epoch.index))
+        del scalars["hyper/lr"]  # before the epoch
+        part = "valid" if args.holdout else "test"
+        published = {"train/acc": epoch.train.top1, f"{part}/acc": epoch.valid.top1, f"{part}/loss": epoch.valid.loss}
+        record.scalars({**scalars, **published, **layer_metrics(model)}, epoch.index)
+        progress = {"best_acc": epoch.best, "epoch": epoch.index + 1, "loss": epoch.valid.loss, "args": plain(run.args)}
+        states: dict[str, object] = {BEST: {"net": model.state_dict(), **progress}} if epoch.is_best else {}
+        progress |= {"seconds": record.seconds, "best_epoch": epoch.best_epoch}
+        states[CHECKPOINT] = checkpoint.training_state(model, optimizer, computing, weights="net", **progress)
+        run.save(states)
 
     last = fit(
-        classifier,
-        train,
-        valid,
-        record,
+        classifier, train, valid, record,
         epochs=args.epoch,
-        learning_rate=lambda epoch: learning_rate(args, epoch),
-        first_epoch=state.get("epoch", 0),
+        learning_rate=rate,
+        first_epoch=first_epoch,
         best=state.get("best_acc", 0.0),
+        best_epoch=state.get("best_epoch"),
         before_epoch=log_rate,
         after_epoch=log_and_save,
-    )
-    record.results(training.results(classifier, last, state.get("best_acc"), counts, valid, test))
-    record.close()
+    )  # fmt: skip
+    results = training.results(classifier, last, state.get("best_acc"), counts, valid, test)
+    summary = training.summary(
+        run, args, counts, budget, study="EigenDamage-Pytorch", network=f"{args.network}{args.depth}",
+        data=args.dataset, epochs=args.epoch, validation=training.validation(valid, test),
+        metric="validation accuracy (%)", best=results["best validation accuracy"],
+        final=results["final validation accuracy"],
+    )  # fmt: skip
+    more = f"go on: the same flags with --epoch {2 * args.epoch} --load_path {run.folder / CHECKPOINT}"
+    run.finish(summary, results, training.ending(run, last, WHAT) + [more] * bool(args.epoch))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torchvision.models import Wide_ResNet50_2_Weights
 
 from lab import checkpoint
 from lab.data import folder as image_folder
-from lab.record import holds_run
+from lab.run import holds_run
 
 WEIGHTS = Wide_ResNet50_2_Weights.IMAGENET1K_V1
 CLASSES = len(WEIGHTS.meta["categories"])

@@ -8,16 +8,15 @@
 
 import argparse
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 
-from lab.cli import UserError, run
+from lab.cli import UserError, mistakes, run
 
 # isort: split
 import torch
 from deficient import data, networks, settings, teacher
-from deficient.decay import describe, parameter_groups
+from deficient.decay import parameter_groups
 from deficient.objective import Objective
 from deficient.teacher import CHECKPOINT
 from deficient.wide_resnet import BLOCK_CONVS
@@ -28,24 +27,23 @@ from lab import checkpoint, devices, training
 from lab.data.images import Batches
 from lab.flags import Factorization
 from lab.loop import Classifier, Epoch, cross_entropy, fit
-from lab.record import Record, find_checkpoint, holds_run, open_folder
+from lab.run import Run
 
 BEST = "best.t7"
 FILES = (CHECKPOINT, BEST)
+WHAT = {CHECKPOINT: "is the last network", BEST: "the best", "results.json": "the numbers"}
 HISTORY = ("train_losses", "train_errors", "val_losses", "val_errors")
 
 
 def build_model(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[nn.Module, networks.Config, Factorization]:
     """Return the network that the flags ask for, what rebuilds it, and its counts."""
-    try:
+    with mistakes():
         config = settings.config(args, classes, args.rank_scale)
         dense = networks.skeleton(networks.reference(config))
         if args.target_ratio:
             found = factorized.find_rank_scale(dense, args.target_ratio, include=BLOCK_CONVS, strict=args.strict)
             config = dataclasses.replace(config, rank_scale=found.rank_scale)
         model = networks.build(config, spectral=args.spectral, rank_path=args.rank_path)
-    except ValueError as error:
-        raise UserError(error) from None
     if args.spectral and not config.rank_scale and not any(hasattr(m, "spectral_") for m in model.modules()):
         raise UserError("--spectral: no layer of this network has a spectral initialization")
     original, compressed = factorized.parameter_count(dense), factorized.parameter_count(model)
@@ -107,48 +105,50 @@ def main(argv: list[str] | None = None) -> None:
     settings.complete(args)
     taught = teacher.read(args.teacher_checkpoint, args.module) if args.mode == settings.STUDENT else None
     computing = devices.start(args)
-    train, valid, test = data.load(args, computing)
-    model, config, counts = build_model(args, train.data.classes)
-    model = computing.place(model)
-    optimizer, decay = build_optimizer(args, model, counts.ratio, computing)
-    objective = build_objective(args, taught, model, train, computing)
-    classifier = Classifier(computing.wrap(model), optimizer, computing, objective, read_every=args.print_freq)
-    training.check_step(classifier, model, train)
-    train_network(args, classifier, model, decay, config, counts, (train, valid, test))
+    folder: Path = getattr(args, f"{args.mode}_checkpoint")
+    with Run.open(folder, args, computing, FILES, again="--resume", next_free=not args.resume) as run:
+        batches = data.load(args, computing)
+        model, config, counts = build_model(args, batches[0].data.classes)
+        train(run, computing.place(model), taught, config, counts, batches)
 
 
-def train_network(
-    args: argparse.Namespace,
-    classifier: Classifier,
+def train(
+    run: Run,
     model: nn.Module,
-    decay: factorized.FrobeniusDecay | None,
+    taught: teacher.Teacher | None,
     config: networks.Config,
     counts: Factorization,
     batches: tuple[Batches, Batches, Batches],
 ) -> None:
     """Train, and leave the run's files in its folder. All that can be wrong is found before anything is written."""
     train, valid, test = batches
-    computing = classifier.computing
-    folder, source = computing.on_main(lambda: choose_folder(args))
-    setattr(args, f"{args.mode}_checkpoint", folder)
-    state = checkpoint.load(source, computing.device) if source else {}
-    if source:
-        checkpoint.restore_training(state, model, classifier.optimizer, computing, source)
-    computing.on_main(lambda: open_folder(folder, args, keep=source is not None, files=FILES))
-    record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
-    record.line(f"parameters: {counts.compressed:,} of {counts.original:,}, ratio {counts.ratio:.6f}; in {folder}")
-    record.line(describe(classifier.optimizer.param_groups))
-    if classifier.objective.teacher is not None:
-        plain = dataclasses.replace(classifier, model=classifier.objective.teacher, objective=cross_entropy)
+    computing = run.computing
+
+    def rate(epoch: int) -> float:
+        return learning_rate(run.args, epoch)
+
+    args, budget = training.settle(run.args, rate, run.args.epochs, len(train), run.args.momentum)
+    optimizer, decay = build_optimizer(args, model, counts.ratio, computing)
+    objective = build_objective(args, taught, model, train, computing)
+    classifier = Classifier(computing.wrap(model), optimizer, computing, objective, read_every=args.print_freq)
+    state = run.restore(model, optimizer)
+    first_epoch = state.get("epoch", 0)
+    history = restored_history(run, state)
+    training.rehearse(model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
+    record = run.begin()
+    network = f"WRN-{args.wrn_depth}-{args.wrn_width:g}" if args.network == "WideResNet" else args.network
+    name = f"{network} of {args.conv or args.module}"
+    training.tell(run, name, batches, counts, factorized.describe_decay(optimizer, decay), budget)
+    if objective.teacher is not None:
+        plain = dataclasses.replace(classifier, model=objective.teacher, objective=cross_entropy)
         record.line(f"teacher: error {100 - plain.evaluate(valid).top1:.2f}% of {len(valid.data)} images")
-    history = state.get("history") or {name: [] for name in HISTORY}
 
     def before_epoch(epoch: int) -> None:
         if hasattr(model, "drop"):
             model.drop.fill_(networks.RECIPES[args.network].drop_path * epoch / args.epochs)
 
     def after_epoch(epoch: Epoch) -> None:
-        scalars = {"learning_rate": classifier.optimizer.param_groups[0]["lr"]}
+        scalars = {"learning_rate": rate(epoch.index), **epoch.scalars(rate(epoch.index))}
         for part, averages in (("train", epoch.train), ("val", epoch.valid)):
             scalars |= {f"{part}_loss": averages.loss}
             scalars |= {f"{part}_top1": 100 - averages.top1, f"{part}_top5": 100 - averages.top5}
@@ -157,22 +157,20 @@ def train_network(
         if decay:
             scalars["train_frob_penalty"] = decay.penalty().item()
         record.scalars(scalars, epoch.index)
-        if not computing.is_main:
-            return
         progress = {"epoch": epoch.index + 1, "seconds": record.seconds}
         progress |= {"best_error": 100 - epoch.best, "best_top1": epoch.best}  # 100 - error would be rounded
-        progress |= {"config": config.to_dict(), "history": history}
-        state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
-        checkpoint.save(folder / CHECKPOINT, state)
-        if epoch.is_best:
-            checkpoint.save(folder / BEST, {"state_dict": state["state_dict"], **progress})
+        progress |= {"config": config.to_dict(), "history": history, "best_epoch": epoch.best_epoch}
+        state = checkpoint.training_state(model, optimizer, computing, **progress)
+        best = {BEST: {"state_dict": state["state_dict"], **progress}} if epoch.is_best else {}
+        run.save({**best, CHECKPOINT: state})
 
     last = fit(
         classifier, train, valid, record,
         epochs=args.epochs,
-        learning_rate=lambda epoch: learning_rate(args, epoch),
-        first_epoch=state.get("epoch", 0),
+        learning_rate=rate,
+        first_epoch=first_epoch,
         best=state.get("best_top1", 0.0),
+        best_epoch=state.get("best_epoch"),
         before_epoch=before_epoch,
         after_epoch=after_epoch,
     )  # fmt: skip
@@ -183,30 +181,33 @@ def train_network(
         "compressed parameter count": counts.compressed,
         "compression ratio": counts.ratio,
         "rank scale": counts.rank_scale,
-        "validation images": f"{args.holdout} held out of the training images" if args.holdout else "the test images",
+        "validation images": training.validation(valid, test),
     }
     if args.holdout:
         results["final test error"] = 100 - classifier.evaluate(test).top1
-    record.results(results)
-    record.close()
+    summary = training.summary(
+        run, args, counts, budget, study="deficient-efficient", network=name, data=args.data or args.dataset,
+        epochs=args.epochs, validation=results["validation images"], metric="validation error (%)",
+        best=results["best validation error"], final=results["final validation error"],
+    )  # fmt: skip
+    run.finish(summary, results, training.ending(run, last, WHAT) + [
+        f"a student learns from it: main.py {args.dataset} student -t {run.folder} -s FOLDER ..."
+    ])  # fmt: skip
 
 
-def choose_folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Return the run's folder, and the checkpoint to continue from, if any.
-
-    Without `--resume` a folder that holds a run is left alone: the first of DIR.1, DIR.2, ... that holds none is taken.
+def restored_history(run: Run, state: dict) -> dict[str, list[float]]:
+    """Return the losses and errors of the epochs that are done.
 
     Raises:
-        UserError: if the folder holds a run with other arguments.
+        UserError: if the checkpoint does not hold as many as it says.
     """
-    name = f"{args.mode}_checkpoint"
-    folder: Path = getattr(args, name)
-    if args.resume:
-        others = argparse.Namespace(**{key: value for key, value in vars(args).items() if key != name})
-        return folder, find_checkpoint(others, folder, CHECKPOINT, FILES)
-    base = folder.resolve() if folder.name in ("", "..") else folder
-    others = (base.with_name(f"{base.name}.{suffix}") for suffix in itertools.count(1))
-    return next(path for path in itertools.chain([folder], others) if not holds_run(path, FILES)), None
+    if not run.source:
+        return {name: [] for name in HISTORY}
+    with checkpoint.as_damage(run.source):
+        history = {name: [float(value) for value in state["history"][name]] for name in HISTORY}
+        if {len(values) for values in history.values()} != {state["epoch"]}:
+            raise ValueError("its history is not as long as its epochs are many")
+    return history
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ class RunError(Exception):
     """A run that cannot go on, through no fault in how it was started: exit status 1 and the message in one line."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM has come."""
+class Terminated(BaseException):
+    """SIGTERM has come. Its text, as that of a `KeyboardInterrupt`, says how to go on."""
 
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file gets too large"}
@@ -125,11 +125,11 @@ def run(main: Callable[[], object], prog: str) -> NoReturn:
             with contextlib.suppress(OSError):  # of a stream that is no file
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still buffered
             sys.exit(1)
-        except (Exception, KeyboardInterrupt, _Terminated) as error:
+        except (Exception, KeyboardInterrupt, Terminated) as error:
             status, kind, text = _ending(error)
             if status is None:
                 raise
-            if first or not isinstance(error, UserError):
+            if first or not isinstance(error, (UserError, KeyboardInterrupt)):
                 say(kind, text)
             sys.exit(status)
     except BrokenPipeError:  # nobody reads the errors either
@@ -147,9 +147,9 @@ def _ending(error: BaseException) -> tuple[int | None, str, str]:
         case RunError():
             return 1, "error: ", text
         case KeyboardInterrupt():
-            return 130, "interrupted", ""
-        case _Terminated():
-            return 143, "terminated", ""
+            return 130, "interrupted: " if text else "interrupted", text
+        case Terminated():
+            return 143, "terminated: " if text else "terminated", text
         case OSError(errno=int(code)) if code in FULL:
             return 1, "error: ", f"cannot write {_name(error) or 'a file'}: {FULL[code]}"
         case OSError():
@@ -188,7 +188,7 @@ def _mend_streams() -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Raise `_Terminated` in this process at SIGTERM, so that unfinished files are removed.
+    """Raise `Terminated` in this process at SIGTERM, so that unfinished files are removed.
 
     Not where there are several processes: one that waits for another could not hear it.
     """
@@ -201,7 +201,7 @@ def _terminable() -> Iterator[None]:
         if os.getpid() != process:  # a child, which has its parent's handlers
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        raise _Terminated
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -219,6 +219,19 @@ def _report_interrupt(kind: type[BaseException], error: BaseException, trace) ->
 
 
 sys.excepthook = _report_interrupt
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Take a ValueError, by which functions refuse their arguments, as a mistake of the user, who has chosen them.
+
+    Raises:
+        UserError: with its text.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(error) from None
 
 
 def number(

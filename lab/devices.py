@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy
 import torch
@@ -43,7 +43,8 @@ def add_flags(parser: argparse.ArgumentParser, *, seed: int = 0, images: bool = 
     if training:
         add("--compile", action="store_true", help="run the network through torch.compile")
     if images:
-        add("--channels-last", action="store_true", help="keep images and kernels in channels-last order")
+        add("--channels-last", action=argparse.BooleanOptionalAction, default=None,
+            help="keep images and kernels in channels-last order (default on a CPU, where it is faster)")  # fmt: skip
     add("--deterministic", action="store_true", help="only deterministic algorithms on the GPU, slower")
 
 
@@ -57,6 +58,8 @@ class Computing:
     memory_format: torch.memory_format
     rank: int = 0
     world_size: int = 1
+    automatic: bool = False
+    """whether the memory format may depend on the network"""
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self):
@@ -72,14 +75,19 @@ class Computing:
         return torch.autocast(self.device.type, self.amp) if self.amp else nullcontext()
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device and memory format, in place, and return it."""
-        return model.to(self.device, memory_format=self.memory_format)
+        """Move `model` to the device and memory format, in place, and return it.
+
+        Convolutions work in the format of their kernels, whatever that of the images is.
+        """
+        if self.automatic and any(map(_is_narrow_and_strided, model.modules())):
+            self.memory_format = torch.contiguous_format
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return what to call in place of `model`: the same parameters, distributed and compiled if asked for."""
         if self.world_size > 1:
             model = nn.parallel.DistributedDataParallel(model)
-        return torch.compile(model) if self.compile else model
+        return cast(nn.Module, torch.compile(model)) if self.compile else model
 
     def on_main(self, call: Callable[[], Result]) -> Result:
         """Return, in every process, what `call()` returns in the main process, or raise there what it raises."""
@@ -119,6 +127,11 @@ class Computing:
         self.on_main(lambda: done.append(call()))
         return done[0] if done else call()
 
+    def close(self) -> None:
+        """End the process group, if there is one."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over all processes."""
         if self.world_size > 1:
@@ -145,8 +158,17 @@ def start(args: argparse.Namespace) -> Computing:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
-    return Computing(device, _AMP[args.amp], getattr(args, "compile", False), memory_format, rank, world_size)
+    asked = getattr(args, "channels_last", False)
+    automatic = asked is None and device.type == "cpu"
+    memory_format = torch.channels_last if asked or automatic else torch.contiguous_format
+    compiled = getattr(args, "compile", False)
+    return Computing(device, _AMP[args.amp], compiled, memory_format, rank, world_size, automatic)
+
+
+def _is_narrow_and_strided(module: nn.Module) -> bool:
+    """Tell whether `module` is a convolution in whose backward pass oneDNN has crashed in channels-last order."""
+    kernel, stride, channels = (getattr(module, name, None) for name in ("kernel_size", "stride", "in_channels"))
+    return kernel == (1, 1) and stride not in (None, 1, (1, 1)) and isinstance(channels, int) and channels < 8
 
 
 def keep_freed_memory() -> None:
@@ -184,7 +206,7 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 def random_state() -> dict:
     """Return the states of all random generators, in types that a weights-only load accepts."""
-    name, keys, *rest = numpy.random.get_state()
+    name, keys, *rest = numpy.random.get_state(legacy=True)
     state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": (name, keys.tolist(), *rest)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()

@@ -9,6 +9,8 @@ from torch import nn
 from factorized.cost import PATHS
 from factorized.model import factorize, find_rank_scale, parameter_count
 
+from .cli import number
+
 
 class Factorization(NamedTuple):
     """What `apply` did to a model."""
@@ -35,6 +37,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--spectral", action="store_true", help="spectral initialization of the factors")
     group.add_argument("--wd2fd", action="store_true", help="Frobenius decay instead of L2 decay on factorized layers")
     group.add_argument("--rank-path", choices=PATHS, default="auto", help="how factorized layers run (default auto)")
+
+
+def add_decay(parser: argparse.ArgumentParser, *names: str, **options) -> None:
+    """Add the flag of the decay's coefficient, and the one that may take its place.
+
+    Args:
+        names: of the first, which `args` is to have as `weight_decay`.
+        options: of it, as argparse takes them.
+    """
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument(*names, dest="weight_decay", type=number(float, least=0), **options)
+    one.add_argument(
+        "--decay-budget", type=number(float, above=0), metavar="B",
+        help="or find the coefficient for this sum of lr * coefficient / (1 - momentum) over all steps, such as 4",
+    )  # fmt: skip
 
 
 def check(args: argparse.Namespace, structured: bool = False) -> None:

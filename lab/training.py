@@ -2,23 +2,27 @@
 
 import argparse
 import copy
-from collections.abc import Sequence
-from pathlib import Path
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import SGD, Optimizer
+from torch import Tensor, nn
+from torch.optim import SGD
 
 import factorized
-from lab.flags import Factorization
 
-from . import checkpoint
-from .cli import UserError
+from .cli import UserError, mistakes
 from .data import images
 from .data.batches import MEAN, STD, Batches
 from .devices import Computing
+from .flags import Factorization, is_factorized
 from .loop import Classifier, Epoch
-from .record import check_same_arguments
+from .record import Summary
+from .run import Run
+
+_LONG = 600  # seconds, of a run whose settings are worth a thought
 
 
 def load_batches(
@@ -38,7 +42,8 @@ def load_batches(
 
     Args:
         name: of the data set (`images.load`).
-        args: parsed flags, among them `data_dir`, `holdout`, `seed` and `channels_last`.
+        args: parsed flags, among them `data_dir`, `holdout`, `seed` and `channels_last`; without the last, images come
+            in the usual order, and convolutions turn them into that of the kernels.
         training: class of the batches to train on.
 
     Raises:
@@ -51,12 +56,12 @@ def load_batches(
     valid = test
     if args.holdout:
         train, valid = train.split(args.holdout, torch.Generator().manual_seed(args.seed))
-    shared = {
+    shared: dict[str, Any] = {
         "mean": mean,
         "std": std,
         "rank": computing.rank,
         "world_size": computing.world_size,
-        "channels_last": args.channels_last,
+        "channels_last": bool(args.channels_last),
     }
     return (
         training(train, batch_size, train=True, seed=args.seed, **shared),
@@ -84,24 +89,57 @@ def sgd(
     return optimizer
 
 
-def check_step(classifier: Classifier, model: nn.Module, batches: Batches) -> None:
-    """Let a copy of `model` do the forward pass of a training step, on as few images as a batch can have.
+def rehearse(model: nn.Module, classifier: Classifier, batches: Batches, rate: float) -> None:
+    """Make a first step and take it back, so that what fails in one fails before anything is lost.
+
+    Before it, the network is tried on as few images as a batch can have.
+
+    Args:
+        model: that of `classifier`, neither compiled nor distributed.
+        rate: learning rate of the step.
 
     Raises:
-        UserError: if it cannot, for example because nothing is left of such small images behind its pooling layers, or
-            because batch normalization would have a single value to normalize.
+        UserError: if nothing is left of such small images behind the network's pooling layers, or batch normalization
+            would have a single value to normalize; if the loss is not finite after the step.
     """
-    count, (height, width) = min(batches.smallest, 2), batches.image_size
-    device = classifier.computing.device
-    images, labels = torch.zeros(count, 3, height, width, device=device), torch.zeros(count, dtype=int, device=device)
+    optimizer, computing = classifier.optimizer, classifier.computing
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    devices = [computing.device] if computing.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        computing.on_all(lambda: _first_step(model.train(), classifier, batches, rate))
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    optimizer.zero_grad()
+
+
+def _first_step(model: nn.Module, classifier: Classifier, batches: Batches, rate: float) -> None:
+    images, labels = next(iter(batches.epoch(0)))
+
+    def loss(count: int | None = None) -> Tensor:
+        with classifier.computing.autocast():
+            return classifier.objective(model, images[:count], labels[:count])[0]
+
+    fewest = min(2, batches.smallest)
     try:
-        with torch.no_grad(), torch.random.fork_rng(), classifier.computing.autocast():
-            classifier.objective(copy.deepcopy(model).train(), images, labels)
+        with torch.no_grad():
+            loss(fewest)
     except (RuntimeError, ValueError) as error:
+        if not str(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        height, width = batches.image_size
         raise UserError(
-            f"this network cannot be trained on images of {width} x {height} pixels in batches that may have {count} "
+            f"this network cannot be trained on images of {width} x {height} pixels in batches that may have {fewest} "
             f"to a process ({str(error).splitlines()[0]}); use larger images or another batch size"
         ) from None
+    for group in classifier.optimizer.param_groups:
+        group["lr"] = rate
+    classifier.optimizer.zero_grad()
+    loss().backward()
+    classifier.optimizer.step()
+    with torch.no_grad():
+        after = loss().item()
+    if not math.isfinite(after):
+        raise UserError(f"the loss is {after} after the first step; lower the learning rate, which is {rate:g}")
 
 
 def drops(epoch: int, epochs: int) -> int:
@@ -112,29 +150,88 @@ def drops(epoch: int, epochs: int) -> int:
     return sum(epoch >= milestone for milestone in {epochs // 2, epochs * 3 // 4} - {0})
 
 
-def restore(
-    source: Path | None, args: argparse.Namespace, model: nn.Module, optimizer: Optimizer, computing: Computing
-) -> dict:
-    """Restore the checkpoint `source`, which `record.find_checkpoint` has found, and return what it holds.
+def settle(
+    args: argparse.Namespace, rate: Callable[[int], float], epochs: int, steps: int, momentum: float
+) -> tuple[argparse.Namespace, float | None]:
+    """Return the flags with the coefficient that `--decay-budget` leads to, if it is given, and the decay budget.
 
     Args:
-        source: None for a new run, about which there is nothing to return.
-        args: parsed flags, among them `epochs` or `epoch`.
+        rate: learning rate of an epoch, by its index.
+        steps: of an epoch.
+        momentum: of SGD. At 1, where velocities never fade, there is no budget.
 
     Raises:
-        UserError: as `restore_training`; if the checkpoint is of a run with other arguments, or longer than this one.
+        UserError: if no coefficient has that budget.
     """
-    if not source:
-        return {}
-    state = checkpoint.load(source, computing.device)
-    checkpoint.restore_training(state, model, optimizer, computing, source)
-    if "args" in state:
-        check_same_arguments(state["args"], args, f"{source} is of", free=("epoch", "epochs"))
-    flag = "epochs" if "epochs" in args else "epoch"
-    epochs = getattr(args, flag)
-    if state.get("epoch", 0) > epochs:
-        raise UserError(f"{source} has been trained for {state['epoch']} epochs already, --{flag} is {epochs}")
-    return state
+    with mistakes():
+        rates = [rate(epoch) * steps for epoch in range(epochs)]
+        if args.decay_budget is not None:
+            coefficient = factorized.coefficient_for(args.decay_budget, rates, momentum)
+            args = argparse.Namespace(**{**vars(args), "weight_decay": coefficient})
+        return args, factorized.decay_budget(rates, args.weight_decay, momentum) if momentum < 1 else None
+
+
+def tell(
+    run: Run,
+    network: str,
+    data: tuple[Batches, Batches, Batches],
+    counts: Factorization,
+    decay: str,
+    budget: float | None,
+) -> None:
+    """Print what is trained on what, how, and where.
+
+    Args:
+        network: in words.
+        data: to train, validate and test on.
+        decay: in words.
+        budget: of decay (`settle`).
+    """
+    args, computing, say = run.args, run.computing, run.record.line
+    train, valid, test = data
+    height, width = train.image_size
+    held_out = "" if valid.data is test.data else f", {len(valid.data):,} held out"
+    say(
+        f"data: {len(train.data):,} training images{held_out} and {len(test.data):,} test images of {width} x {height} "
+        f"pixels, {len(train.data.classes)} classes"
+    )
+    processes = f", {computing.world_size} processes" if computing.world_size > 1 else ""
+    order = ", channels-last" if computing.memory_format == torch.channels_last else ""
+    precision = "float32" if computing.amp is None else f"{args.amp} by autocast"
+    say(f"network: {network} on {computing.device}{processes}, {precision}{order}{', compiled' * computing.compile}")
+    say(describe(counts))
+    share = "" if budget is None else f"; decay budget {budget:.3g}"
+    say(f"decay: {decay}{share}")
+    begun = f", from {run.source}" if run.source else ""
+    say(f"run: in {run.folder}, seed {args.seed}{begun}")
+    if args.wd2fd and budget is not None and budget < 0.5:
+        warnings.warn(
+            f"the decay budget is {budget:.2g}: below 0.5 or so Frobenius decay has hardly acted when the run ends; "
+            "give --decay-budget 4, say, in place of a coefficient",
+            stacklevel=2,
+        )
+
+
+def summary(run: Run, args: argparse.Namespace, counts: Factorization, budget: float | None, **others) -> Summary:
+    """Return what `results.json` begins with.
+
+    Args:
+        args: flags of factorization and decay.
+        others: fields of `Summary` that only the trainer knows.
+    """
+    return Summary(
+        method=method(args, counts), seed=args.seed, rank_scale=counts.rank_scale, parameters=counts.compressed,
+        dense_parameters=counts.original, decay_budget=budget, **others,
+    )  # fmt: skip
+
+
+def method(args: argparse.Namespace, counts: Factorization) -> str:
+    """Return in words how the network is factorized, how its factors start, and what decays them."""
+    if not is_factorized(args) and counts.compressed == counts.original:
+        return "dense"
+    start = "spectral start" if args.spectral else "random start"
+    kind = "low-rank" if is_factorized(args) else "structured"
+    return f"{kind}, {start}, {'Frobenius' if args.wd2fd else 'L2'} decay"
 
 
 def results(
@@ -145,14 +242,13 @@ def results(
     valid: Batches,
     test: Batches,
 ) -> dict:
-    """Return the fields of `results.json` that all trainers have.
+    """Return the fields of `results.json` that the trainers of accuracies have.
 
     Args:
         last: what `fit` returned. None if the run was stopped between its last checkpoint and its results.
         best: highest validation accuracy in the checkpoint of that run.
     """
     final = last.valid.top1 if last else classifier.evaluate(valid).top1
-    held_out = valid.data is not test.data
     return {
         "final validation accuracy": final,
         "best validation accuracy": last.best if last else final if best is None else best,
@@ -160,16 +256,43 @@ def results(
         "compressed parameter count": counts.compressed,
         "compression ratio": counts.ratio,
         "rank scale": counts.rank_scale,
-        "validation images": f"{len(valid.data)} held out of the training images" if held_out else "the test images",
-        "final test accuracy": classifier.evaluate(test).top1 if held_out else final,
+        "validation images": validation(valid, test),
+        "final test accuracy": classifier.evaluate(test).top1 if valid.data is not test.data else final,
     }
+
+
+def validation(valid: Batches, test: Batches) -> str:
+    """Return in words which images the network is validated on."""
+    return f"{len(valid.data)} held out of the training images" if valid.data is not test.data else "the test images"
 
 
 def describe(counts: Factorization) -> str:
     """Return the parameter counts in words."""
-    if not counts.rank_scale:
+    if counts.compressed == counts.original and not counts.rank_scale:
         return f"weights: {counts.original:,}"
+    scale = f" at rank scale {counts.rank_scale:g}" if counts.rank_scale else ""
     return (
-        f"weights: {counts.original:,} dense, {counts.compressed:,} factorized at rank scale {counts.rank_scale:g}; "
+        f"weights: {counts.original:,} dense, {counts.compressed:,} factorized{scale}; "
         f"compression ratio {counts.ratio:.6f}"
     )
+
+
+def ending(run: Run, last: Epoch | None, files: Mapping[str, str]) -> list[str]:
+    """Return lines that say what came out of a run, and what is in its folder.
+
+    Args:
+        last: what `fit` returned.
+        files: what is in which file, in words.
+    """
+    lines = []
+    if last:
+        epoch = f" after epoch {last.best_epoch}" if last.best_epoch else ""
+        lines.append(
+            f"best validation accuracy {last.best:.2f}%{epoch}, last {last.valid.top1:.2f}% after epoch "
+            f"{last.index + 1}; {run.record.seconds:,.0f} s"
+        )
+    lines.append(f"in {run.folder}: " + ", ".join(f"{name} {what}" for name, what in files.items()))
+    computing = run.computing
+    if run.record.seconds >= _LONG and not computing.compile and computing.amp is None:
+        lines.append("--compile and --amp bf16 can make steps faster: docs/results.md has measurements")
+    return lines

@@ -1,11 +1,12 @@
 """Train dense or factorized ResNets on CIFAR (Khodak et al. 2021, sections 4 and 6). `--help` lists the flags."""
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 from pathlib import Path
 
-from lab.cli import Parser, UserError, number, run
+from lab.cli import Parser, UserError, mistakes, number, run
 
 # isort: split
 import torch
@@ -16,13 +17,14 @@ import factorized
 from lab import checkpoint, devices, flags, training
 from lab.data.images import Batches
 from lab.loop import Classifier, Epoch, fit
-from lab.record import Record, find_checkpoint, is_in, open_folder
+from lab.run import Run
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 WARM_UP_DEPTHS = (56, 110, 1202)
 
 CHECKPOINT, LATEST, BEST, MERGED, NORMS = "checkpoint.th", "model.th", "best.th", "merged.th", "frobnorms.tensor"
 FILES = (CHECKPOINT, LATEST, BEST, MERGED, NORMS)
+WHAT = {LATEST: "is the last network", BEST: "the best", CHECKPOINT: "to go on from", "results.json": "the numbers"}
 
 
 def build_parser() -> Parser:
@@ -42,7 +44,8 @@ def build_parser() -> Parser:
     add("--batch-size", "-b", type=positive, default=128, help="images per step, over all processes (default 128)")
     add("--lr", "--learning-rate", type=real, default=0.1, help="base learning rate (default 0.1)")
     add("--momentum", type=number(float, least=0, most=1), default=0.9, help="momentum of SGD (default 0.9)")
-    add("--weight-decay", "--wd", type=real, default=1e-4, help="coefficient of L2 and Frobenius decay (default 1e-4)")
+    flags.add_decay(parser, "--weight-decay", "--wd", default=1e-4,
+        help="coefficient of L2 and Frobenius decay (default 1e-4)")
     add("--print-freq", "-p", type=positive, default=50, help="batches between readings of the loss (default 50)")
     add("--resume", default="", metavar="FILE", help="checkpoint to continue; auto: that of --save-dir, if any")
     add("--evaluate", "-e", action="store_true", help="evaluate the network of --resume and stop")
@@ -72,7 +75,7 @@ class _Removed(argparse.Action):
 
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict or need each other."""
-    try:
+    with mistakes():
         flags.check(args)
         if not flags.is_factorized(args):
             flags.require(args, "--rank-scale or --target-ratio", "square", "dump_frobnorms", "normalize")
@@ -80,8 +83,6 @@ def check(args: argparse.Namespace) -> None:
             flags.require(args, "--square", "residual")
         if not args.wd2fd:
             flags.require(args, "--wd2fd", "no_frob")
-    except ValueError as error:
-        raise UserError(error) from None
     if args.evaluate and not args.resume:
         raise UserError("--evaluate needs --resume FILE, the network to evaluate")
     if args.start_epoch >= args.epochs:
@@ -101,10 +102,8 @@ def build_model(args: argparse.Namespace, num_classes: int) -> tuple[ResNet, fla
         return identity + args.residual * torch.randn_like(identity) if args.residual else identity
 
     model = resnet(_depth(args), num_classes)
-    try:
+    with mistakes():
         return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=noisy)
-    except ValueError as error:
-        raise UserError(error) from None
 
 
 def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.Computing) -> torch.optim.SGD:
@@ -125,51 +124,53 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     check(args)
     computing = devices.start(args)
-    source = None
-    if not args.evaluate:
-        source = computing.on_main(lambda: find_checkpoint(args, args.save_dir, CHECKPOINT, FILES))
-    train, valid, test = load_data(args, computing)
-    model, counts = build_model(args, len(train.data.classes))
-    model = computing.place(model)
-    optimizer = build_optimizer(args, model, computing)
-    classifier = Classifier(computing.wrap(model), optimizer, computing, read_every=args.print_freq)
     if args.evaluate:
-        weights = args.save_dir / LATEST if args.resume == "auto" else Path(args.resume)
-        checkpoint.load_weights(model, checkpoint.load(weights, computing.device), weights)
-        accuracy = classifier.evaluate(test).top1
-        if computing.is_main:
-            print(f"{weights}: accuracy {accuracy:.2f}% on {len(test.data)} test images")
+        with contextlib.closing(computing):
+            evaluate(args, computing)
         return
-    training.check_step(classifier, model, train)
-    train_network(args, computing, classifier, model, counts, (train, valid, test), source)
+    with Run.open(args.save_dir, args, computing, FILES, free=("dump_frobnorms",)) as run:
+        data = load_data(args, computing)
+        model, counts = build_model(args, len(data[0].data.classes))
+        train(run, computing.place(model), counts, data)
 
 
-def train_network(
-    args: argparse.Namespace,
-    computing: devices.Computing,
-    classifier: Classifier,
-    model: ResNet,
-    counts: flags.Factorization,
-    data: tuple[Batches, Batches, Batches],
-    source: Path | None,
-) -> None:
-    """Train, from the checkpoint `source` on if there is one, and leave the run's files in `--save-dir`.
+def evaluate(args: argparse.Namespace, computing: devices.Computing) -> None:
+    """Print the accuracy of the network of `--resume` on the test images."""
+    _, _, test = load_data(args, computing)
+    model = computing.place(build_model(args, len(test.data.classes))[0])
+    weights = args.save_dir / LATEST if args.resume == "auto" else Path(args.resume)
+    checkpoint.load_weights(model, checkpoint.load(weights, computing.device), weights)
+    classifier = Classifier(computing.wrap(model), build_optimizer(args, model, computing), computing)
+    accuracy = classifier.evaluate(test).top1
+    if computing.is_main:
+        print(f"{weights}: accuracy {accuracy:.2f}% on {len(test.data)} test images")
+
+
+def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batches, Batches, Batches]) -> None:
+    """Train, from the checkpoint that the run goes on from if there is one, and leave the run's files in its folder.
 
     All that can be wrong is found before anything is written.
     """
     train, valid, test = data
-    folder: Path = args.save_dir
-    state = training.restore(source, args, model, classifier.optimizer, computing)
+    computing = run.computing
+
+    def rate(epoch: int) -> float:
+        return learning_rate(run.args, epoch)
+
+    args, budget = training.settle(run.args, rate, run.args.epochs, len(train), run.args.momentum)
+    optimizer = build_optimizer(args, model, computing)
+    classifier = Classifier(computing.wrap(model), optimizer, computing, read_every=args.print_freq)
+    state = run.restore(model, optimizer)
     first_epoch = state.get("epoch", args.start_epoch)
     layers = model.block_convs()
     recorder = NormRecorder(layers, args.epochs, len(train)) if args.dump_frobnorms else None
     shape = (args.epochs, len(train), len(layers))
     imposer = NormImposer(layers, read_norms(Path(args.normalize), shape)) if args.normalize else None
-    if recorder and source and first_epoch:
-        recorder.load(source.parent / NORMS)
-    computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
-    record = Record(folder, computing.is_main, first_epoch, state.get("seconds", 0.0))
-    record.line(training.describe(counts))
+    if recorder and run.source and first_epoch:
+        recorder.load(run.source.parent / NORMS)
+    training.rehearse(model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
+    record = run.begin(first_epoch)
+    training.tell(run, args.arch, data, counts, words_of_decay(args, model, optimizer), budget)
 
     def after_step(epoch: int, iteration: int) -> None:
         for watcher in (recorder, imposer):  # norms are recorded as they are before others are imposed
@@ -177,54 +178,63 @@ def train_network(
                 watcher.after_step(epoch, iteration)
 
     def log_layers(epoch: int) -> None:
-        rate = learning_rate(args, min(epoch, args.epochs - 1))  # the last entry shows what training has led to
-        record.scalars(factorized.layer_metrics(layers, rate), epoch)
+        rate_then = rate(min(epoch, args.epochs - 1))  # the last entry shows what training has led to
+        record.scalars(factorized.layer_metrics(layers, rate_then), epoch)
 
     def after_epoch(epoch: Epoch) -> None:
-        record.scalars(epoch.scalars(), epoch.index)
-        if not computing.is_main:
-            return
+        scalars = epoch.scalars(rate(epoch.index))
+        del scalars["hyper/lr"]  # with the layers, before the epoch
+        published = {"train/acc": epoch.train.top1, "valid/acc": epoch.valid.top1}
+        record.scalars({**scalars, **published}, epoch.index)
         weights = {"state_dict": model.state_dict(), "best_prec1": epoch.best, "epoch": epoch.index + 1}
+        states = {LATEST: weights} | ({BEST: weights} if epoch.is_best else {})
         last = epoch.index + 1 == args.epochs
-        checkpoint.save(folder / LATEST, weights)
-        if epoch.is_best:
-            checkpoint.save(folder / BEST, weights)
-        # Last, so that an interruption repeats the epoch with all that it writes.
         if last or (epoch.index and args.save_every and epoch.index % args.save_every == 0):
             if recorder:
-                recorder.save(folder / NORMS)
-            progress = {"epoch": epoch.index + 1, "best_prec1": epoch.best, "seconds": record.seconds}
-            state = checkpoint.training_state(model, classifier.optimizer, computing, **progress)
-            checkpoint.save(folder / CHECKPOINT, state)
+                states[NORMS] = recorder.norms.cpu()
+            progress = {"epoch": epoch.index + 1, "best_prec1": epoch.best, "best_epoch": epoch.best_epoch}
+            progress["seconds"] = record.seconds
+            states[CHECKPOINT] = checkpoint.training_state(model, optimizer, computing, **progress)
+        run.save(states)
 
     classifier.after_step = after_step if recorder or imposer else None
     last = fit(
-        classifier,
-        train,
-        valid,
-        record,
+        classifier, train, valid, record,
         epochs=args.epochs,
-        learning_rate=lambda epoch: learning_rate(args, epoch),
+        learning_rate=rate,
         first_epoch=first_epoch,
         best=state.get("best_prec1", 0.0),
+        best_epoch=state.get("best_epoch"),
         before_epoch=log_layers,
         after_epoch=after_epoch,
-    )
+    )  # fmt: skip
     log_layers(args.epochs)
     results = training.results(classifier, last, state.get("best_prec1"), counts, valid, test)
     if args.square:
-        results["merged test accuracy"] = save_merged(args, computing, classifier, model, test)
-    record.results(results)
-    record.close()
+        results["merged test accuracy"] = save_merged(run, classifier, model, test)
+    summary = training.summary(
+        run, args, counts, budget, study="pytorch_resnet_cifar10", network=args.arch, data=args.data,
+        epochs=args.epochs, validation=training.validation(valid, test),
+        metric="validation accuracy (%)", best=results["best validation accuracy"],
+        final=results["final validation accuracy"],
+    )  # fmt: skip
+    run.finish(summary, results, training.ending(run, last, WHAT) + [
+        f"evaluate: the same flags with --evaluate --resume {run.folder / BEST}; "
+        f"go on: with --epochs {2 * args.epochs} --resume {run.folder / CHECKPOINT}"
+    ])  # fmt: skip
 
 
-def save_merged(
-    args: argparse.Namespace, computing: devices.Computing, classifier: Classifier, model: ResNet, test: Batches
-) -> float:
+def words_of_decay(args: argparse.Namespace, model: ResNet, optimizer: torch.optim.SGD) -> str:
+    """Return in words what decays what."""
+    decayed = args.wd2fd and not args.no_frob
+    decay = factorized.FrobeniusDecay(model, args.weight_decay, strict=False) if decayed else None
+    return factorized.describe_decay(optimizer, decay)
+
+
+def save_merged(run: Run, classifier: Classifier, model: ResNet, test: Batches) -> float:
     """Multiply the factors of a deep network out, save the dense network, and return its test accuracy."""
     merged = factorized.merge(copy.deepcopy(model))
-    if computing.is_main:
-        checkpoint.save(args.save_dir / MERGED, {"state_dict": merged.state_dict(), "epoch": args.epochs})
+    run.save({MERGED: {"state_dict": merged.state_dict(), "epoch": run.args.epochs}})
     return dataclasses.replace(classifier, model=merged).evaluate(test).top1
 
 

@@ -6,6 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+# What every results.json begins with.
+HEAD = (
+    "study", "network", "data", "method", "metric", "best", "final", "epochs", "seed", "rank scale", "parameters",
+    "dense parameters", "ratio", "decay budget", "validation", "seconds", "seconds per epoch", "peak memory", "machine",
+    "versions", "revision",
+)  # fmt: skip
+VARYING = ("seconds", "seconds per epoch", "peak memory", "revision")
+"""Those that differ between two runs with equal numbers."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

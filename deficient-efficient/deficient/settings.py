@@ -62,7 +62,7 @@ def build_parser() -> Parser:
     add("--epochs", type=positive, help="number of epochs (default of the network)")
     add("--print_freq", type=positive, default=10, help="batches between readings of the loss (default 10)")
     add("--batch_size", type=positive, help="images per step (default of the network)")
-    add("--weight_decay", type=real, help="coefficient of L2 and Frobenius decay (default of the network)")
+    flags.add_decay(parser, "--weight_decay", help="coefficient of L2 and Frobenius decay (default of the network)")
     add("--nocrswd", action="store_true", help="no scaling of structured parameters' decay by the compression ratio")
     add("--clip_grad", type=number(float, above=0), metavar="NORM", help="clip gradients, before Frobenius decay")
     # fmt: on

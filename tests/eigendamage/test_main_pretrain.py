@@ -13,6 +13,7 @@ import factorized
 from lab.devices import start
 from tests.eigendamage import tiny
 from tests.lab.test_image_sets import SAMPLE
+from tests.processes import HEAD
 
 FIELDS = [
     "final validation accuracy",
@@ -21,6 +22,10 @@ FIELDS = [
     "compressed parameter count",
     "compression ratio",
 ]
+
+
+TAGS = ["train/loss", "train/accuracy", "valid/loss", "valid/accuracy", "hyper/lr"]
+TAGS += ["test/acc", "test/loss", "train/acc", "train/lr"]  # as published
 
 
 def scalars(folder) -> dict[str, list[int]]:
@@ -45,11 +50,11 @@ def test_files_of_a_factorized_run(tmp_path, capsys):
     args = json.loads((folder / "args.json").read_text())
     assert (args["target_ratio"], args["weight_decay"], args["log_dir"], args["seed"]) == (0.1, 1e-4, str(folder), 4)
     results = tiny.results(folder)
-    assert list(results)[:5] == FIELDS
+    assert tuple(results)[: len(HEAD)] == HEAD
+    assert [name for name in results if name in FIELDS] == FIELDS
     assert results["compression ratio"] == results["compressed parameter count"] / results["original parameter count"]
     assert f"compression ratio {results['compression ratio']:.6f}" in capsys.readouterr().out
-    tags = ["test/acc", "test/loss", "train/acc", "train/loss", "train/lr", "metric/FrobNorm", "metric/NonOrth"]
-    assert scalars(folder) == dict.fromkeys(tags, [0, 1])
+    assert scalars(folder) == dict.fromkeys([*TAGS, "metric/FrobNorm", "metric/NonOrth"], [0, 1])
     last, best = tiny.checkpoint(folder), tiny.checkpoint(folder, "best.t7")
     assert set(best) == {"net", "best_acc", "epoch", "loss", "args"} < set(last)
     assert last["epoch"] == 2 and best["best_acc"] == results["best validation accuracy"]
@@ -63,7 +68,7 @@ def test_files_of_a_dense_run(tmp_path):
     results = tiny.results(folder)
     assert results["compression ratio"] == 1.0
     assert results["compressed parameter count"] == results["original parameter count"]
-    assert set(scalars(folder)) == {"test/acc", "test/loss", "train/acc", "train/loss", "train/lr"}
+    assert set(scalars(folder)) == set(TAGS)
     assert "layer2.0.downsample.0.weight" in tiny.checkpoint(folder)["net"]
 
 

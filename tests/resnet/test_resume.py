@@ -12,6 +12,7 @@ import trainer
 
 from lab.cli import run
 from paper.figures import scalars
+from tests.processes import VARYING
 from tests.resnet import tiny
 
 FLAGS = tiny.words("--rank-scale 0.111 --wd2fd --spectral --dump-frobnorms --epochs 6 --save-every 1 --seed 3")
@@ -33,7 +34,7 @@ def assert_same_run(folder: Path, whole: Path):
     assert all(torch.equal(ours[i]["momentum_buffer"], theirs[i]["momentum_buffer"]) for i in theirs)
     assert torch.equal(*(torch.load(f / "frobnorms.tensor", weights_only=True) for f in (folder, whole)))
     ours, theirs = tiny.results(folder), tiny.results(whole)
-    assert {**ours, "seconds": 0, "revision": ""} == {**theirs, "seconds": 0, "revision": ""}
+    assert ours | dict.fromkeys(VARYING) == theirs | dict.fromkeys(VARYING)
     assert events(folder) == events(whole)
 
 
@@ -153,17 +154,15 @@ def test_a_later_start_keeps_to_the_schedule(folder):
     assert (recorded[:2] == 0).all() and (recorded[2:] > 0).all()
 
 
-@pytest.mark.parametrize("rate", ["1e30", "1e4"])
-def test_a_loss_that_is_not_finite_stops_the_run(folder, rate, capfd):
-    """Exit status 1, one line, and the last checkpoint is as it was."""
+def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path, capfd):
+    """Exit status 1, one line, and no checkpoint of it."""
     tiny.stopped_after(3, folder, *FLAGS)
-    before = (folder / "checkpoint.th").read_bytes()
     capfd.readouterr()
-    flags = [*FLAGS, "--lr", rate, "--resume", str(folder / "checkpoint.th")]
+    other = tmp_path / "other"
+    flags = [*FLAGS, "--lr", "1e4", "--resume", str(folder / "checkpoint.th")]
     with pytest.raises(SystemExit) as exit:
-        run(lambda: tiny.train(folder, *flags), "trainer.py")
+        run(lambda: tiny.train(other, *flags), "trainer.py")
     error = capfd.readouterr().err
     assert exit.value.code == 1
     assert error.count("\n") == 1 and error.startswith("trainer.py: error: the loss is nan in "), error
-    assert (folder / "checkpoint.th").read_bytes() == before
-    assert not (folder / "results.json").exists()
+    assert not (other / "checkpoint.th").exists() and not (other / "results.json").exists()
