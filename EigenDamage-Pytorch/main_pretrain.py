@@ -154,7 +154,7 @@ def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[B
     classifier = Classifier(computing.wrap(model), optimizer, computing)
     state = run.restore(model, optimizer)
     first_epoch = state.get("epoch", 0)
-    training.rehearse(model, classifier, train, rate(first_epoch))
+    training.rehearse(run, model, classifier, train, rate(first_epoch))
     record = run.begin()
     decay = factorized.FrobeniusDecay(model, args.weight_decay) if args.wd2fd else None
     words = factorized.describe_decay(optimizer, decay)

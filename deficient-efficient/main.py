@@ -105,11 +105,20 @@ def main(argv: list[str] | None = None) -> None:
     settings.complete(args)
     taught = teacher.read(args.teacher_checkpoint, args.module) if args.mode == settings.STUDENT else None
     computing = devices.start(args)
-    folder: Path = getattr(args, f"{args.mode}_checkpoint")
-    with Run.open(folder, args, computing, FILES, again="--resume", next_free=not args.resume) as run:
+    with open_run(args, computing) as run:
         batches = data.load(args, computing)
         model, config, counts = build_model(args, batches[0].data.classes)
         train(run, computing.place(model), taught, config, counts, batches)
+
+
+def open_run(args: argparse.Namespace, computing: devices.Computing) -> Run:
+    """Return the run in its folder. Without `--resume` a folder that holds a run is left alone, and the next one taken.
+
+    Raises:
+        UserError: if the folder holds a run with other arguments.
+    """
+    folder: Path = getattr(args, f"{args.mode}_checkpoint")
+    return Run.open(folder, args, computing, FILES, again="--resume", next_free=not args.resume)
 
 
 def train(
@@ -134,7 +143,7 @@ def train(
     state = run.restore(model, optimizer)
     first_epoch = state.get("epoch", 0)
     history = restored_history(run, state)
-    training.rehearse(model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
+    training.rehearse(run, model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
     record = run.begin()
     network = f"WRN-{args.wrn_depth}-{args.wrn_width:g}" if args.network == "WideResNet" else args.network
     name = f"{network} of {args.conv or args.module}"

@@ -48,7 +48,7 @@ class Lock:
             self._acquire()
         except OSError as error:
             self.release()
-            raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+            raise UserError(f"cannot write into {folder}: {error.strerror}; use another folder") from None
         except BaseException:
             self.release()
             raise

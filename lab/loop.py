@@ -185,7 +185,7 @@ def fit(
 def _bar_of_run(classifier: Classifier, images: int, first_epoch: int, epochs: int) -> Iterator[tqdm]:
     total, done = images * epochs, images * first_epoch
     shown = classifier.computing.is_main
-    with progress(None, total, "", shown, initial=done, unit=" images", unit_scale=True) as bar:
+    with progress(None, total, "", shown, done, unit=" images", unit_scale=True) as bar:
         classifier.bar = bar
         try:
             yield bar

@@ -122,10 +122,17 @@ class Record:
             self._events.close()
 
 
-def progress(batches: Iterable | None, total: int | None, label: str, is_main: bool, **options) -> tqdm:
-    """Return `batches` under a progress bar on standard error, which is silent when that is not a terminal."""
-    disable = None if is_main else True
-    return tqdm(batches, total=total, desc=label, leave=False, disable=disable, dynamic_ncols=True, **options)
+def progress(batches: Iterable | None, total: int | None, label: str, is_main: bool, done: int = 0, **options) -> tqdm:
+    """Return `batches` under a progress bar on standard error, which is silent when that is not a terminal.
+
+    Args:
+        batches: None for a bar that is moved by hand.
+        total: None if nobody knows.
+        done: where the bar begins, which says nothing about the time left.
+        options: further ones of tqdm's.
+    """
+    shared = {"leave": False, "disable": None if is_main else True, "dynamic_ncols": True}
+    return tqdm(batches, total=total, initial=done, desc=label, **shared, **options)
 
 
 def peak_memory() -> int:

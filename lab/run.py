@@ -42,6 +42,7 @@ class Run:
         folder: of the run.
         args: its arguments, with the folder that was chosen in place of the one that was asked for.
         source: the checkpoint that it goes on from, None for a new one.
+        replaces: whether `begin` will remove an earlier run, as `--overwrite` asks.
         state: what `restore` has found there.
         record: its events and lines, from `begin` on.
     """
@@ -63,6 +64,7 @@ class Run:
     ):
         self.folder, self.args, self.computing, self.files = folder, args, computing, tuple(files)
         self.source: Path | None = None
+        self.replaces = False
         self.state: dict = {}
         self._request = args.resume if request is None else request
         self._flag, self._again, self._free, self._next_free = flag, again, free, next_free
@@ -96,6 +98,11 @@ class Run:
         run = cls(folder, args, computing, files, **options)
         try:
             chosen, run.source = computing.on_main(run._choose)
+            run.replaces = (
+                getattr(args, "overwrite", False)
+                and not run._goes_on()
+                and computing.on_main(lambda: holds_run(chosen, files))
+            )
         except BaseException:
             run.close()
             raise
@@ -247,22 +254,25 @@ class Run:
         self._begun, self._saved = True, is_in(self.source, self.folder)
         return self.record
 
+    def _goes_on(self) -> bool:
+        """Tell whether the folder holds, or may hold, an earlier part of this run."""
+        return self._request == "auto" or is_in(self.source, self.folder)
+
     def _open_folder(self) -> None:
         try:
             if self._next_free and holds_run(self.folder, self.files):
                 raise UserError(f"another run has begun in {self.folder}: start this one again")
-            goes_on = self._request == "auto" or is_in(self.source, self.folder)
             if not self._next_free and self._judge() != self.source:
                 raise UserError(f"another run has been at work in {self.folder}: start this one again")
             self.folder.mkdir(parents=True, exist_ok=True)
-            if goes_on:  # until it ends again, it is not finished
+            if self._goes_on():  # until it ends again, it is not finished
                 (self.folder / "results.json").unlink(missing_ok=True)
             elif getattr(self.args, "overwrite", False):
                 for path in _files_of_run(self.folder, self.files):
                     path.unlink(missing_ok=True)
             checkpoint.save_json(self.folder / "args.json", plain(self.args))
         except OSError as error:
-            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from None
+            raise UserError(f"cannot write into {self.folder}: {error.strerror}; use another folder") from None
 
     def save(self, states: Mapping[str, object], outdated: Iterable[str] = ()) -> None:
         """Write checkpoints by name, and remove outdated ones; in the main process alone.

@@ -89,10 +89,10 @@ def sgd(
     return optimizer
 
 
-def rehearse(model: nn.Module, classifier: Classifier, batches: Batches, rate: float) -> None:
-    """Make a first step and take it back, so that what fails in one fails before anything is lost.
+def rehearse(run: Run, model: nn.Module, classifier: Classifier, batches: Batches, rate: float) -> None:
+    """Try the network on as few images as a batch can have; and where a run is to be replaced, make a first step.
 
-    Before it, the network is tried on as few images as a batch can have.
+    The step is taken back. So what fails in it fails before anything is lost.
 
     Args:
         model: that of `classifier`, neither compiled nor distributed.
@@ -106,13 +106,13 @@ def rehearse(model: nn.Module, classifier: Classifier, batches: Batches, rate: f
     weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     devices = [computing.device] if computing.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        computing.on_all(lambda: _first_step(model.train(), classifier, batches, rate))
+        computing.on_all(lambda: _first_step(model.train(), classifier, batches, rate if run.replaces else None))
     model.load_state_dict(weights)
     optimizer.load_state_dict(state)
     optimizer.zero_grad()
 
 
-def _first_step(model: nn.Module, classifier: Classifier, batches: Batches, rate: float) -> None:
+def _first_step(model: nn.Module, classifier: Classifier, batches: Batches, rate: float | None) -> None:
     images, labels = next(iter(batches.epoch(0)))
 
     def loss(count: int | None = None) -> Tensor:
@@ -131,6 +131,8 @@ def _first_step(model: nn.Module, classifier: Classifier, batches: Batches, rate
             f"this network cannot be trained on images of {width} x {height} pixels in batches that may have {fewest} "
             f"to a process ({str(error).splitlines()[0]}); use larger images or another batch size"
         ) from None
+    if rate is None:
+        return
     for group in classifier.optimizer.param_groups:
         group["lr"] = rate
     classifier.optimizer.zero_grad()

@@ -168,7 +168,7 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
     imposer = NormImposer(layers, read_norms(Path(args.normalize), shape)) if args.normalize else None
     if recorder and run.source and first_epoch:
         recorder.load(run.source.parent / NORMS)
-    training.rehearse(model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
+    training.rehearse(run, model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
     record = run.begin(first_epoch)
     training.tell(run, args.arch, data, counts, words_of_decay(args, model, optimizer), budget)
 

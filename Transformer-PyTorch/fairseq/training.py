@@ -7,7 +7,8 @@ from pathlib import Path
 from lab import checkpoint
 from lab.cli import UserError
 from lab.devices import Computing
-from lab.record import Record, find_checkpoint, is_in, open_folder, plain
+from lab.record import Summary
+from lab.run import Run, is_in, plain
 
 from . import checkpoint as translation_checkpoint
 from . import optimization, schedule
@@ -44,54 +45,57 @@ def train(args: argparse.Namespace, config: TransformerConfig, computing: Comput
         UserError: for a mistake of the user's.
         RunError: if the loss is not finite.
     """
-    data = load_data(args)
-    if config.share_all_embeddings and data.dictionaries[0].identity() != data.dictionaries[1].identity():
-        raise UserError("--share-all-embeddings needs one dictionary for both languages: preprocess.py's with "
-                        "--joined-dictionary")  # fmt: skip
-    model = computing.place(build_model(config, *map(len, data.dictionaries)))
-    steps = optimization.build(args, model)
-    options = {"smoothing": args.label_smoothing, "clip_norm": args.clip_norm, "seed": args.seed}
-    trainer = Trainer(model, steps, schedule.build(args), computing, **options)
-    feed = Feed(args, config, data, computing)
-
-    folder: Path = args.save_dir
     request = "" if args.overwrite and args.resume == "auto" else args.resume
-    source = computing.on_main(lambda: find_checkpoint(args, folder, LAST, FILES, request, _FREE))
-    state: dict = {}
-    if begun := source or args.finetune_from_model:
-        loaded = translation_checkpoint.load(begun, computing.device)
-        translation_checkpoint.check_data(loaded, data.languages, data.dictionaries, begun)
-        checkpoint.load_weights(model, loaded, begun)
-        translation_checkpoint.check_config(loaded, config, begun)
-    if source:
-        state = loaded
-        translation_checkpoint.check_run(state, args, source)
-        trainer.load_state_dict(state, source)
+    with Run.open(args.save_dir, args, computing, (LAST, *FILES), request=request, free=_FREE) as run:
+        data = load_data(args)
+        if config.share_all_embeddings and data.dictionaries[0].identity() != data.dictionaries[1].identity():
+            raise UserError("--share-all-embeddings needs one dictionary for both languages: preprocess.py's with "
+                            "--joined-dictionary")  # fmt: skip
+        model = computing.place(build_model(config, *map(len, data.dictionaries)))
+        steps = optimization.build(args, model)
+        options = {"smoothing": args.label_smoothing, "clip_norm": args.clip_norm, "seed": args.seed}
+        trainer = Trainer(model, steps, schedule.build(args), computing, **options)
+        feed = Feed(args, config, data, computing)
+        begun = run.source or args.finetune_from_model
+        restore(run, begun, trainer, feed)
+        training = Training(run, feed, trainer)
+        if run.source and not is_in(run.source, run.folder) and training.is_over():
+            raise UserError(f"{begun} has {trainer.updates} updates: with these flags there is nothing left to train")
+        training.open()
+        beginning = [f"| {'continuing' if run.source else 'from'} {begun}"] * bool(begun)
+        for line in [*training.describe(), *steps.description, *beginning]:
+            run.record.line(line)
+        training.go()
+
+
+def restore(run: Run, begun: Path | None, trainer: Trainer, feed: Feed) -> None:
+    """Restore the checkpoint `begun`, all of it if the run goes on from it; try the first update of a new run.
+
+    Raises:
+        UserError: if it cannot be used.
+    """
+    args, data = run.args, feed.data
+    if begun:
+        loaded = translation_checkpoint.load(begun, trainer.computing.device)
+        with checkpoint.as_damage(begun):
+            translation_checkpoint.check_data(loaded, data.languages, data.dictionaries, begun)
+            checkpoint.load_weights(trainer.model, loaded, begun)
+            translation_checkpoint.check_config(loaded, trainer.model.config, begun)
+    if run.source:
+        with checkpoint.as_damage(run.source):
+            translation_checkpoint.check_run(loaded, args, run.source)
+            trainer.load_state_dict(loaded, run.source)
+            run.state = loaded
     else:
         update = next(feed.updates(feed.batches(1), 0))
         trainer.rehearse(update.share, **update.counts)
-    run = Run(args, feed, trainer, state)
-    if source and not is_in(source, folder) and run.is_over():
-        raise UserError(f"{source} has {trainer.updates} updates: with these flags there is nothing left to train")
-
-    computing.on_main(lambda: open_folder(folder, args, keep=is_in(source, folder), files=FILES))
-    record = Record(folder, computing.is_main, state.get("epoch", 0), state.get("seconds", 0.0))
-    run.open(record)
-    for line in [
-        *run.describe(),
-        *steps.description,
-        *([f"| {'continuing' if source else 'from'} {begun}"] * bool(begun)),
-    ]:
-        record.line(line)
-    run.go()
-    record.close()
 
 
-class Run:
+class Training:
     """A run in progress; `open` it before it goes.
 
     Args:
-        state: what a checkpoint holds, to go on from there.
+        run: its folder, with the state of the checkpoint that it goes on from.
 
     Attributes:
         epoch: present one, counted from 1.
@@ -102,10 +106,10 @@ class Run:
         metrics: diagnostics of the present epoch.
     """
 
-    def __init__(self, args: argparse.Namespace, feed: Feed, trainer: Trainer, state: dict):
-        self.args, self.feed, self.trainer = args, feed, trainer
+    def __init__(self, run: Run, feed: Feed, trainer: Trainer):
+        args, state = run.args, run.state
+        self.run, self.args, self.feed, self.trainer = run, args, feed, trainer
         self.computing, self.data, self.config = trainer.computing, feed.data, trainer.model.config
-        self.folder: Path = args.save_dir
         self.validate = Validation(args, feed, trainer)
         self.epoch, self.offset = state.get("epoch", 1), state.get("offset", 0)
         self.best: dict = state.get("best", {})
@@ -114,14 +118,15 @@ class Run:
         self.metrics: dict = state.get("metrics", {})
         self._size = args.update_freq * self.computing.world_size  # batches of an update
 
-    def open(self, record: Record) -> None:
-        """Let the run write to `record`."""
+    def open(self) -> None:
+        """Let the run begin to write."""
         form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
         epochs, updates = self.args.max_epoch, self.args.max_update
         limits = [epochs * math.ceil(len(self.feed.batches(1)) / self._size)] if epochs else []
         total = min([*limits, *([updates] if updates else [])], default=None)
-        self.record = record
-        self.log = Log(record, form, self.args.log_interval, epochs=epochs, updates=total, done=self.trainer.updates)
+        self.record = self.run.begin()
+        done = self.trainer.updates
+        self.log = Log(self.record, form, self.args.log_interval, epochs=epochs, updates=total, done=done)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -133,11 +138,11 @@ class Run:
         self.log.close()
         if self.args.average_last and self.computing.is_main:
             finished = self.epoch if self.offset else self.epoch - 1  # later ones are of a part that was not continued
-            paths = last_epochs(self.folder, self.args.average_last, finished) or [self.folder / LAST]
-            checkpoint.save(self.folder / AVERAGE, translation_checkpoint.average(paths))
+            paths = last_epochs(self.run.folder, self.args.average_last, finished) or [self.run.folder / LAST]
+            self.run.save({AVERAGE: translation_checkpoint.average(paths)})
             self.record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
         self.record.line(f"| done training in {self.record.seconds:.1f} seconds")
-        self.record.results(self._results(valid or self.validate()))
+        self._finish(valid or self.validate())
 
     def is_over(self) -> bool:
         """Tell whether the run has done all that the flags ask for."""
@@ -209,7 +214,7 @@ class Run:
         self._save(*self.keeper.after_epoch(epoch, is_best))
 
     def _save(self, names: list[str], outdated: list[str]) -> None:
-        """Write checkpoints, `LAST` after all others, so that an interruption repeats what led to them."""
+        """Write the last checkpoint and those of the given names, and remove the outdated ones."""
         trained = self.trainer.state_dict()  # all processes take part
         if self.args.no_save or not self.computing.is_main:
             return
@@ -225,11 +230,7 @@ class Run:
             "metrics": self.metrics,
             "seconds": self.record.seconds,
         }
-        for name in names:
-            checkpoint.save(self.folder / name, state)
-        for name in outdated:
-            (self.folder / name).unlink(missing_ok=True)
-        checkpoint.save(self.folder / LAST, state)
+        self.run.save({**dict.fromkeys(names, state), LAST: state}, outdated)
 
     # -- words -------------------------------------------------------------------------------------------------------
 
@@ -254,13 +255,14 @@ class Run:
         original = dense_parameter_count(self.config, *map(len, self.data.dictionaries))
         return original, sum(p.numel() for p in self.trainer.model.parameters())
 
-    def _results(self, valid: dict[str, Loss]) -> dict:
+    def _finish(self, valid: dict[str, Loss]) -> None:
         original, parameters = self._parameter_counts()
-        final = next(iter(valid.values()))
+        args, subset, final = self.args, *next(iter(valid.items()))
+        best = self.best.get("nll_loss", final.nll)
         bleu = {"final validation BLEU": final.bleu, "best validation BLEU": self.best.get("bleu", final.bleu)}
-        return {
+        results = {
             "final validation loss": final.nll,
-            "best validation loss": self.best.get("nll_loss", final.nll),
+            "best validation loss": best,
             **(bleu if final.bleu is not None else {}),
             "best epoch": self.best.get("epoch", self.epoch),
             "updates": self.trainer.updates,
@@ -268,3 +270,17 @@ class Run:
             "compressed parameter count": parameters,
             "compression ratio": parameters / original,
         }
+        summary = Summary(
+            study="Transformer-PyTorch", network=args.arch, data=str(args.data), method=self._method(),
+            metric="validation loss (bits a token)", best=best, final=final.nll,
+            epochs=self.epoch if self.offset else self.epoch - 1, seed=args.seed, rank_scale=args.rank_scale,
+            parameters=parameters, dense_parameters=original, decay_budget=None,
+            validation=f"the {len(self.data.valid[subset])} sentences of {subset}",
+        )  # fmt: skip
+        self.run.finish(summary, results)
+
+    def _method(self) -> str:
+        kinds = {"--spectral": "spectral", "--wd2fd": "wd2fd"}
+        kinds |= {f"{flag}-{kind}": f"{name}_{kind}" for flag, name in kinds.items() for kind in ("quekey", "outval")}
+        flags = [flag for flag, name in kinds.items() if getattr(self.args, name)]
+        return " ".join(["low-rank" if self.args.rank_scale else "dense", *flags])

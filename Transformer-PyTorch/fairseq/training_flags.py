@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lab.cli import Parser, UserError, number
-from lab.record import is_in
+from lab.run import is_in
 
 from . import foreign, options
 from .config import ARCHITECTURES, POSITIONS, TransformerConfig, architecture

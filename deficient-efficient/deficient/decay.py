@@ -30,14 +30,3 @@ def parameter_groups(model: nn.Module, weight_decay: float, *, ratio: float, fro
         {"params": [p for p in parameters if p not in structured], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p in structured], "weight_decay": ratio * weight_decay},
     ]
-
-
-def describe(groups: list[dict]) -> str:
-    """Return the groups in words."""
-    lines = [
-        f"decay {group['weight_decay']:.4g} on {len(group['params'])} tensors, "
-        f"{sum(p.numel() for p in group['params']):,} parameters"
-        for group in groups
-        if group["params"]
-    ]
-    return "; ".join(lines)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from deficient.decay import describe, parameter_groups, structured_parameters
+from deficient.decay import parameter_groups, structured_parameters
 from deficient.networks import Config, build, count, reference, skeleton
 from deficient.wide_resnet import BLOCK_CONVS
 
-from factorized import FrobeniusDecay, factorized_modules, find_rank_scale
+from factorized import FrobeniusDecay, describe_decay, factorized_modules, find_rank_scale
 
 TEN = tuple("0123456789")
 
@@ -70,7 +70,8 @@ def test_arms_of_low_rank_networks():
         assert decay == (0.25 if name.endswith(factors) else 1.0), name
     assert sum(decay < 1 for decay in scaled.values()) == 2 * (6 + 2)
     assert len(structured_parameters(model)) == 16
-    assert "decay 0.25 on 16 tensors" in describe(parameter_groups(model, 1.0, ratio=0.25, frobenius=False))
+    groups = parameter_groups(model, 1.0, ratio=0.25, frobenius=False)
+    assert "L2 0.25 on 16 tensors" in describe_decay(groups)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,8 @@ def train(study, mode: str, *flags: object) -> Path:
     ran = torchrun("deficient-efficient", "deficient-efficient/main.py", *command)
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["parameters:", "decay"] + ["teacher:"] * (mode == "student") + [
-        "epoch", "epoch",
-    ]  # fmt: skip
+    start = ["data:", "network:", "weights:", "decay:", "run:", *["teacher:"] * (mode == "student")]
+    assert [line.split()[0] for line in lines] == [*start, "epoch", "epoch", "best", "in", "a"]
     return Path(flags[-1])
 
 

@@ -1,6 +1,5 @@
 """Runs of `main.py`: a teacher, its students, what they leave on disk, and runs that are continued."""
 
-import argparse
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ from deficient.networks import Config
 
 from lab.cli import UserError
 from lab.loop import Classifier
+from tests.processes import HEAD
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}
 
@@ -50,6 +50,9 @@ def test_teacher_leaves_a_run(teacher):
     assert files(teacher) == RUN
     results = read(teacher)
     config = Config("WideResNet", tuple("abcde"), "TensorTrain_0.5", depth=10, width=0.25)
+    assert tuple(results)[: len(HEAD)] == HEAD
+    assert (results["metric"], results["best"]) == ("validation error (%)", results["best validation error"])
+    assert results["method"] == "structured, spectral start, Frobenius decay"
     assert results["compressed parameter count"] == trainer.networks.count(config)
     assert results["original parameter count"] == trainer.networks.count(trainer.networks.reference(config))
     ratio = results["compressed parameter count"] / results["original parameter count"]
@@ -63,7 +66,7 @@ def test_teacher_leaves_a_run(teacher):
     assert state["history"]["val_errors"][-1] == results["final validation error"]
     assert tags(teacher) == dict.fromkeys(
         ["learning_rate", "train_loss", "train_top1", "train_top5", "val_loss", "val_top1", "val_top5"]
-        + ["train_frob_penalty"], 2
+        + ["train_frob_penalty", "train/loss", "train/accuracy", "valid/loss", "valid/accuracy", "hyper/lr"], 2
     )  # fmt: skip
 
 
@@ -227,12 +230,3 @@ def test_budget_names_the_class():
     budget = trainer.networks.count(Config("WideResNet", tuple("0123456789"), "Shuffle_4", **shape)) + 20
     flags = ["--wrn_depth", 10, "--wrn_width", 1, "--budget", budget]
     assert completed("--conv", "Shuffle", *flags).conv == "Shuffle_4"
-
-
-def test_the_next_free_folder_beside_the_current_one(tmp_path, monkeypatch):
-    for name in ("run", "run.1"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "args.json").touch()
-    monkeypatch.chdir(tmp_path / "run")
-    args = argparse.Namespace(mode="teacher", teacher_checkpoint=Path("."), resume="")
-    assert trainer.choose_folder(args) == (tmp_path / "run.2", None)

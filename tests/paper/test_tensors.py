@@ -8,6 +8,7 @@ import pytest
 import torch
 from deficient import settings
 
+from lab import devices
 from lab.data import images
 from paper.scripts import markers
 from paper.tensors import TENSOR
@@ -67,7 +68,8 @@ def test_the_two_commands_of_the_documentation(command, tmp_path):
     settings.complete(args)
     with_defaults = (args.batch_size, args.epochs, args.lr, args.weight_decay, args.device)
     assert with_defaults == (128, 200, 0.1, 5e-4, "auto")
-    assert trainer.choose_folder(args) == (tmp_path, None)
+    with trainer.open_run(args, devices.start(args)) as run:
+        assert (run.folder, run.source) == (tmp_path, None)
 
 
 @pytest.mark.slow
