@@ -1,1 +1,9 @@
 """What the experiments share when they run: devices, images, the training loop, checkpoints, records, scripts."""
+
+
+def __getattr__(name: str):
+    if name == "images":  # where it was before `lab.data`
+        from .data import images
+
+        return images
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

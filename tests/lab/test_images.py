@@ -139,3 +139,10 @@ def test_a_damaged_archive_is_named(monkeypatch, tmp_path, damaged):
 def test_a_new_set_is_one_entry(tmp_path, monkeypatch):
     monkeypatch.setitem(LOADERS, "mine", lambda data_dir: (image_set(20), image_set(10)))
     assert [len(part) for part in load("mine", tmp_path)] == [20, 10]
+
+
+def test_images_are_found_where_they_were():
+    import lab
+    from lab.data import images
+
+    assert lab.images is images
