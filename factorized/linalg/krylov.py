@@ -61,14 +61,14 @@ def _of_matrix(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | No
         eigenvalues, vectors = torch.linalg.eigh(gram[:width, :width])
         eigenvalues, vectors = eigenvalues[-count:].flip(0), vectors[:, -count:].flip(1)
         # W^T W leads out of the basis only from its last block, to the next.
-        excess = _excess(R @ vectors[-_BLOCK:], eigenvalues, total)
+        excess = relative_excess(R @ vectors[-_BLOCK:], eigenvalues, total)
         if excess <= _TOLERANCE and eigenvalues[-1] > _SMALLEST * eigenvalues[0]:
             sigma = eigenvalues.sqrt()
             return images[:, :width] @ vectors / sigma, sigma, (basis[:, :width] @ vectors).mT
     return None
 
 
-def _excess(residuals: Tensor, eigenvalues: Tensor, total: Tensor) -> Tensor:
+def relative_excess(residuals: Tensor, eigenvalues: Tensor, total: Tensor) -> Tensor:
     """Return an estimate of what the truncation error exceeds the smallest possible one by, relative to that.
 
     Within a basis, eigenvalues come out too small by about `residual^2` over their distance to those that the residual

@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from . import krylov
+from . import decaying, krylov
 
 # The Gram route squares singular values, so a direction loses about eps * (sigma_1 / sigma_r)^2 of its
 # orthogonality. Below this fraction of sigma_1 the full SVD is used instead. float32: 0.05, float64: 2e-6.
@@ -127,18 +127,27 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
     """Return `P (b, m, count)`, `sigma (b, count)`, `QT (b, count, n)` of every matrix of `batch (b, m, n)`.
 
     Eigenvectors of the smaller Gram matrix cost a fraction of an SVD. They span the leading subspace accurately as
-    long as `sigma_count` is not tiny against `sigma_1`; where it is, or the Gram matrix overflows, the batch falls back
-    to the full SVD.
+    long as `sigma_count` is not tiny against `sigma_1`. Where it is, as in trained weights, the Gram matrix is taken in
+    double precision, and where that does not do or overflows, the full SVD. Few directions have faster ways.
     """
     if batch.shape[-2] < batch.shape[-1]:
         Q, sigma, PT = _leading_singular_triples(batch.mT, count)
         return PT.mT, sigma, Q.mT
-    if few := krylov.leading_singular_triples(batch, count):
-        return few
-    eigenvalues, Q = _leading_gram_eigenvectors(batch, count)
-    sigma = eigenvalues.clamp_min(0).sqrt()
-    if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():  # false, too, for NaN from an overflow
-        return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
+    if batch.dtype == torch.float32 and any(map(decaying.decays, batch)):
+        found = [decaying.leading_singular_triples(matrix, count) for matrix in batch]
+        if None not in found:
+            return tuple(map(torch.stack, zip(*found)))
+        precisions = [torch.float64]
+    else:
+        if few := krylov.leading_singular_triples(batch, count):
+            return few
+        precisions = list(dict.fromkeys([batch.dtype, torch.float64]))
+    for precision in precisions:
+        work = batch.to(precision)
+        eigenvalues, Q = _leading_gram_eigenvectors(work, count)
+        sigma = eigenvalues.clamp_min(0).sqrt()
+        if (sigma[:, -1] > _SMALLEST[precision] * sigma[:, 0]).all():  # false, too, for NaN from an overflow
+            return tuple(part.to(batch.dtype) for part in ((work @ Q) / sigma[:, None, :], sigma, Q.mT))
     P, sigma, QT = torch.linalg.svd(batch, full_matrices=False)
     return P[..., :count], sigma[:, :count], QT[:, :count]
 
