@@ -9,7 +9,7 @@ from factorized.linalg import decaying
 
 SPECTRA = {
     "power": 1 / torch.arange(1, 301, dtype=torch.float),
-    "exponential": torch.exp(-torch.arange(300) / 12),
+    "exponential": torch.exp(-torch.arange(300) / 25),
 }
 
 
