@@ -55,7 +55,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ):
         """Parse, as argparse does, after refusing unknown flags and empty arguments."""
         tokens = sys.argv[1:] if args is None else args
         return super().parse_known_args(self._spelled(list(tokens)), namespace)
@@ -64,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         """Return the arguments, with every flag as it was declared."""
         declared = {option.replace("_", "-"): option for option in self._option_string_actions}
         end = tokens.index("--") if "--" in tokens else len(tokens)
-        spelled = []
+        spelled: list[str] = []
         for token in tokens[:end]:
             name, equals, value = token.partition("=")
             if name.startswith("--"):

@@ -206,7 +206,7 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 def random_state() -> dict:
     """Return the states of all random generators, in types that a weights-only load accepts."""
-    name, keys, *rest = numpy.random.get_state(legacy=True)
+    name, keys, *rest = cast(tuple, numpy.random.get_state(legacy=True))
     state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": (name, keys.tolist(), *rest)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()

@@ -233,3 +233,53 @@ def test_a_state_without_all_parts(tmp_path):
     del state["random"]
     with pytest.raises(UserError, match="has no random"):
         checkpoint.restore_training(state, model, optimizer, computing(), tmp_path / "x.th")
+
+
+# Checksums
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    checkpoint.save(tmp_path / "a.th", {"weights": torch.arange(40.0), "epoch": 3})
+    return tmp_path / "a.th"
+
+
+def test_every_changed_byte_is_noticed(saved):
+    content = saved.read_bytes()
+    for position in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[position] ^= 16
+        saved.write_bytes(changed)
+        with pytest.raises(UserError, match="a.th is not a readable checkpoint"):
+            checkpoint.load(saved)
+    saved.write_bytes(content)
+    assert checkpoint.load(saved)["epoch"] == 3
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_pytorch_reads_files_with_a_checksum(saved, mmap):
+    state = torch.load(saved, weights_only=True, mmap=mmap)
+    assert torch.equal(state["weights"], torch.arange(40.0)) and state["epoch"] == 3
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_pytorch_load(tmp_path, zipped):
+    torch.save({"weights": torch.arange(40.0)}, tmp_path / "b.th", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(checkpoint.load(tmp_path / "b.th")["weights"], torch.arange(40.0))
+
+
+def test_a_changed_weight_in_a_file_of_pytorch_is_noticed(tmp_path):
+    torch.save({"weights": torch.full((40,), 1.5)}, tmp_path / "b.th")
+    content = (tmp_path / "b.th").read_bytes()
+    (tmp_path / "b.th").write_bytes(content.replace(b"\x00\x00\xc0\x3f", b"\x00\x00\xc1\x3f", 1))
+    with pytest.raises(UserError, match="its checksum is wrong"):
+        checkpoint.load(tmp_path / "b.th")
+
+
+def test_files_have_the_rights_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        checkpoint.save_json(tmp_path / "a.json", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640

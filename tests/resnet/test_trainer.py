@@ -10,6 +10,7 @@ import trainer
 from resnet import resnet
 
 import factorized
+from lab.cli import UserError
 from lab.data.batches import MEAN, STD
 from paper.figures import scalars
 from tests.processes import HEAD
@@ -170,6 +171,35 @@ def test_overwrite_leaves_nothing_of_the_earlier_run(folder):
     assert not (folder / "merged.th").exists()
     assert scalars(folder, "hyper/lr")[0] == [0, 1]
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("rate", ["1e30", "1e38"])
+def test_overwrite_keeps_the_earlier_run_where_the_first_step_fails(folder, rate):
+    tiny.train(folder, "--epochs", "1")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="the loss is .* after the first step; lower the learning rate"):
+        tiny.train(folder, "--overwrite", "--lr", rate)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_trying_the_first_step_changes_nothing(folder, tmp_path):
+    tiny.train(folder, *tiny.FACTORIZED)
+    other = tiny.train(tmp_path / "other")
+    tiny.train(other, *tiny.FACTORIZED, "--overwrite")
+    for name, value in tiny.weights(folder).items():
+        assert torch.equal(tiny.weights(other)[name], value), name
+
+
+def test_a_decay_budget_in_place_of_a_coefficient(folder, tmp_path, capsys):
+    """Three steps at 0.1 and three at 0.01, momentum 0.9: a sum of 3.3."""
+    tiny.train(folder, *tiny.FACTORIZED, "--decay-budget", "1.65")
+    assert "Frobenius decay 0.5 on" in capsys.readouterr().out
+    assert tiny.results(folder)["decay budget"] == pytest.approx(1.65)
+    other = tiny.train(tmp_path / "other", *tiny.FACTORIZED, "--weight-decay", "0.5")
+    for name, value in tiny.weights(folder).items():
+        torch.testing.assert_close(tiny.weights(other)[name], value, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="not allowed with argument"):
+        tiny.train(folder, "--decay-budget", "1", "--weight-decay", "1e-4")
 
 
 # Evaluation
