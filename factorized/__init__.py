@@ -24,6 +24,7 @@ from .linalg.spectral import batch_spectral_init, spectral_init
 from .metrics import (
     frobenius_norm,
     frobenius_norms,
+    imbalance,
     layer_metrics,
     non_orthogonality,
     nuclear_norm,
@@ -63,6 +64,7 @@ __all__ = [
     "frobenius_norm",
     "frobenius_norms",
     "frobgrad",
+    "imbalance",
     "layer_metrics",
     "matrix_of",
     "merge",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .attachment import Attachment, attached, listed
-from .leaves import is_direct, parameters_of, renewed_factors
+from .leaves import is_direct, parameters_of, renewed_factors, whole
 from .patterns import (
     factorized_modules,
     group_by_shape,
@@ -189,7 +189,10 @@ class FrobeniusDecay:
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
-        """Return `coefficient / 2 * sum of |W|_F^2` over the layers, a 0-dim tensor, for logging."""
+        """Return `coefficient / 2 * sum of |W|_F^2` over the layers, a 0-dim tensor, for logging.
+
+        Where parameters are sharded among processes, all of them must call it.
+        """
         total = torch.zeros(())
         for group in self._groups:
             for layer in group:
@@ -200,7 +203,7 @@ class FrobeniusDecay:
                 for factor in reversed(left):
                     right = factor @ right
             total = total.to(right) + right.square().sum()
-        return self.coefficient / 2 * total
+        return self.coefficient / 2 * whole(total)
 
     def __repr__(self) -> str:
         decoupled = ", decoupled=True" if self.decoupled else ""
@@ -211,6 +214,11 @@ def _check_arguments(model: object, coefficient: object) -> None:
     usage = "FrobeniusDecay(model, coefficient).attach(optimizer)"
     if not isinstance(model, nn.Module):
         raise TypeError(f"the first argument is the model, a torch.nn.Module, not {_called(model)}: {usage}")
+    if any(kind.__name__ == "FullyShardedDataParallel" for m in model.modules() for kind in type(m).__mro__):
+        raise ValueError(
+            "FullyShardedDataParallel keeps factors as flat pieces, of which there is no product; shard the model with "
+            "torch.distributed.fsdp.fully_shard instead"
+        )
     if isinstance(coefficient, bool) or not isinstance(coefficient, Real):
         raise TypeError(f"coefficient must be a number such as 1e-4, not {_called(coefficient)}: {usage}")
     if not 0 <= float(coefficient) < math.inf:

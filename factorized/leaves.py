@@ -17,8 +17,24 @@ from .patterns import owner
 
 
 def is_direct(layer: Any) -> bool:
-    """Tell whether every factor is a parameter or a view of one, rather than computed from parameters."""
-    return all(isinstance(owner(factor), nn.Parameter) for factor in layer.factors())
+    """Tell whether every factor is a parameter or a view of one, rather than computed from parameters.
+
+    A view of a parameter that is sharded among processes counts as computed, since views do not share memory there.
+    """
+    return all(
+        isinstance(owner(factor), nn.Parameter) and (owner(factor) is factor or not is_sharded(factor))
+        for factor in layer.factors()
+    )
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a `DTensor`, of which every process holds a part (`fully_shard`)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as every process sees it, if it is sharded; then all of them must call this."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 @torch.enable_grad()

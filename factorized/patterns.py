@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from .protocol import is_contracted, is_factorized
 
+# What the module inside is called by wrappers of single layers: compiled, sharded, with its activations checkpointed.
+_WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
 
 def matches(pattern: str, name: str) -> bool:
     """Tell whether `pattern` matches the module called `name` or a module around it."""
@@ -71,14 +74,17 @@ def factorized_modules(
 ) -> dict[str, nn.Module]:
     """Return the factorized modules of `model` by name, in module order: those with a method `factors()`.
 
-    A module whose weight is not the product of its factors in order also has a method `contract()`, which returns the
-    weight as a matrix.
+    Names are those of the bare model, whatever is wrapped around it or its layers. A module whose weight is not the
+    product of its factors in order also has a method `contract()`, which returns the weight as a matrix.
 
     Raises:
         ValueError: for a pattern that matches none of them.
     """
-    modules = dict(unwrap(model).named_modules())
-    found = {name: module for name, module in modules.items() if is_factorized(module)}
+    found = {}
+    for name, module in unwrap(model).named_modules():
+        wrapper = not _WRAPPED.isdisjoint(module._modules)  # which hands on the attributes of what it wraps
+        if not wrapper and is_factorized(module):
+            found[".".join(part for part in name.split(".") if part not in _WRAPPED)] = module
     return {name: found[name] for name in select(found, include, exclude)}
 
 

@@ -9,6 +9,7 @@ from factorized import (
     factorized_modules,
     frobenius_norm,
     frobenius_norms,
+    imbalance,
     layer_metrics,
     non_orthogonality,
     nuclear_norm,
@@ -117,6 +118,23 @@ def test_norms_of_many_layers_in_order(square):
     assert len(set(expected.tolist())) == len(layers)
 
 
+def test_imbalance():
+    """Zero after a spectral start; no loss of digits where both Gram matrices are large and nearly the same."""
+    U, VT = spectral_init(torch.randn(3, 20, 30, dtype=torch.float64), 5)
+    assert imbalance(U, VT).shape == (3,) and imbalance(U, VT).max() < 1e-10
+    near = torch.full((1, 1), 1e4)
+    assert imbalance(near, near + 1).item() == pytest.approx(20001, rel=1e-4)
+    two = torch.full((1, 1), 2.0)
+    assert imbalance(two, two, two).item() == 12
+
+
+def test_a_layer_that_is_zero_has_metrics():
+    layer = factorize(small_cnn(), rank_scale=0.3).hidden
+    nn.init.zeros_(layer.U)
+    metrics = layer_metrics([layer], lr=0.1)
+    assert metrics["layers/stable-rank"] == 0 and metrics["metric/FrobNorm"] == 0
+
+
 @pytest.mark.parametrize("square", [False, True])
 def test_layer_metrics_by_hand(square):
     """Tags and averages of resnet.md, section 5."""
@@ -138,6 +156,13 @@ def test_layer_metrics_by_hand(square):
         "hyper/lr-eff_frob": (0.1 / norms).mean().item(),
         "hyper/lr-eff_frobsq": (0.1 / norms**2).mean().item(),
     }
+    squares = [W.square().sum() / torch.linalg.matrix_norm(W, 2) ** 2 for W in matrices]
+    expected["layers/stable-rank"] = torch.stack(squares).mean().item()
+    nuclear = [torch.linalg.svdvals(W).sum().item() for W in matrices]
+    expected["layers/nuclear-over-bound"] = sum(a / b for a, b in zip(nuclear, bounds)) / len(bounds)
+    sides = [(f[0] if len(f) == 2 else f[0] @ f[1], f[-1]) for f in (layer.factors() for layer in layers)]
+    differences = [(left.T @ left - right @ right.T).norm().item() for left, right in sides]
+    expected["layers/imbalance"] = sum(differences) / len(differences)
     if not square:
         shares = [sum(non_orthogonality(*layer.factors())).item() / 2 for layer in layers]
         expected["metric/NonOrth"] = sum(shares) / len(shares)
@@ -150,7 +175,8 @@ def test_dense_and_full_rank_networks_have_the_same_metrics():
     dense = layer_metrics([model.body[0], model.body[2], model.hidden], lr=0.1)
     factorize(model, include=["body", "hidden"], ranks={"body": 18, "hidden": 10})
     full = layer_metrics(factorized_modules(model).values(), lr=0.1)
-    assert dense.keys() == full.keys() - {"metric/NucNorm-bound", "metric/NonOrth"}
+    of_factors = {"metric/NucNorm-bound", "metric/NonOrth", "layers/imbalance", "layers/nuclear-over-bound"}
+    assert dense.keys() == full.keys() - of_factors
     assert {tag: full[tag] for tag in dense} == pytest.approx(dense, rel=1e-5)
 
 
