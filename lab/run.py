@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .cli import Terminated, UserError
 from .devices import Computing
-from .lock import Busy, Lock
+from .lock import NAME, Busy, Lock
 from .record import Record, Summary
 
 # These may differ between the parts of one run: they change how it is run, not what it computes.
@@ -133,7 +133,12 @@ class Run:
         """Return the folder, locked, and the checkpoint to go on from."""
         str(self.folder.absolute()).encode()  # an error where the name is not UTF-8: TensorBoard could not write there
         if not self._next_free:
-            self._judge()  # says what is wrong before it makes a folder or touches one
+            try:
+                self._judge()  # says what is wrong before it makes a folder or touches one
+            except UserError:
+                if (self.folder / NAME).exists():
+                    Lock(self.folder).release()  # says so if the run is still at work
+                raise
             self._locks.callback(Lock(self.folder).release)
             return self.folder, self._judge()
         base = self.folder.resolve() if self.folder.name in ("", "..") else self.folder

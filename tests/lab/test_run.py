@@ -170,7 +170,7 @@ def test_two_runs_in_one_folder(tmp_path):
         with pytest.raises(UserError, match=f"run is in use by {holder}"):
             open_run(folder, seed=1)
         first.begin()
-        for values in ({"resume": "auto"}, {"overwrite": True}):
+        for values in ({}, {"resume": "auto"}, {"resume": "auto", "lr": 0.2}, {"overwrite": True}):
             with pytest.raises(UserError, match=holder):
                 open_run(folder, **values)
         with open_run(folder, {"next_free": True}) as other:
