@@ -72,7 +72,8 @@ def main() -> None:
             share = "" if other == "ours" else f", ours takes {seconds['ours'] / value:.2f} of it"
             print(f"  {other}: {value:.2f} s{share}")
         for which, product in errors.items():
-            print(f"  error of {which} over the smallest: {(matrix - product).norm().item() / best - 1:.1e}")
+            error = (matrix.double() - product.double()).norm().item()
+            print(f"  error of {which} over the smallest: {error / best - 1:.1e}")
 
 
 if __name__ == "__main__":
