@@ -1,4 +1,4 @@
-"""Show which runs of the generated scripts are finished, have failed or were stopped."""
+"""Show which runs of the generated scripts are finished or running, have failed or were stopped."""
 
 import json
 import statistics
@@ -9,12 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lab.cli import Parser, UserError
+from lab.lock import is_held
 
 from .scripts import FOLDER, ROOT, markers, read_manifest
 from .setting import Setting, Study
 from .studies import STUDIES
 
-STATES = ("finished", "failed", "stopped", "not started")
+STATES = ("finished", "running", "failed", "stopped", "not started")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def state_of(marker: Path) -> tuple[str, float | None, str]:
     folder = marker.parent
     if marker.exists():
         return "finished", _accuracy(marker), ""
+    if is_held(folder):
+        return "running", None, ""
     if (folder / "failed").exists():
         return "failed", None, (folder / "failed").read_text(errors="replace").strip()
     return ("stopped" if (folder / "log.txt").exists() else "not started"), None, ""

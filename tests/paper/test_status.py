@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab.cli import UserError
+from lab.lock import Lock
 from paper import scripts, status
 from paper.resnet import RESNET
 
@@ -51,8 +52,10 @@ def test_states(home, capsys):
         (base / leg / "1").mkdir(parents=True)
         (base / leg / "1" / "log.txt").touch()
     (base / "none/1/failed").write_text("script: error: trainer.py failed with status 1\n")
+    lock = Lock(base / "frob/1")
     first, *failed, total = printed(capsys, "--only", "*norm+spectral", "--all")
-    assert first == f"     0 of    9 finished, 1 failed, 2 stopped  {NORM}"
+    lock.release()
+    assert first == f"     0 of    9 finished, 1 running, 1 failed, 1 stopped  {NORM}"
     assert failed == [f"  failed: {base / 'none/1'}: script: error: trainer.py failed with status 1"]
     # 93 and 94: a mean of 93.5 and a standard deviation of sqrt(0.5)
     assert printed(capsys, "--only", SETTING, "--all")[0].endswith(f"  {SETTING}: 93.50 % (standard deviation 0.71)")
