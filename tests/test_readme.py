@@ -79,6 +79,6 @@ def test_the_translation_commands_run_one_after_another(tmp_path, monkeypatch, c
     assert [name for name, _ in used] == [
         "data/make-numbers.py", "train.py", "generate.py", "interactive.py", "train.py", "generate.py"
     ]  # fmt: skip
-    assert re.match(r"O\tzweiundvierzig\nH\t-?\d", used[3][1])
+    assert re.match(r"O-0\tzweiundvierzig\nH-0\t-?\d", used[3][1])
     assert Path("results/translation/bleu.log").read_text() in used[5][1]
     assert "Generate test with beam=5: BLEU4 = " in used[5][1]
