@@ -115,7 +115,7 @@ def test_the_programs_accept_every_command():
         assert (args.beam, args.max_sentences, args.remove_bpe, args.quiet, args.rank_scale) == (
             5,
             128,
-            "@@ ",
+            "subword_nmt",
             True,
             scale,
         )
