@@ -16,7 +16,7 @@ COMPRESSION_FLAGS = {"spectral": "--spectral", "frob": "--wd2fd"}
 def _compression(label: str, data: str, ratio: float, methods: tuple[str, ...] = ()) -> Setting:
     method = "+".join(methods) or "reglr"
     network, depth, decay = COMPRESSION_NETWORKS[label]
-    argv = ("main_pretrain.py", "--dataset", "$DATA", "--network", "$MODEL", "--weight_decay", "$WD")
+    argv: tuple[str, ...] = ("main_pretrain.py", "--dataset", "$DATA", "--network", "$MODEL", "--weight_decay", "$WD")
     argv += ("--depth", "$DEPTH", "--device", "$GPU", "--epoch", "$EPOCH", "--target-ratio", "$RATIO")
     argv += ("--log_dir", "$LOGDIR", "--seed", "$TRIAL", *(COMPRESSION_FLAGS[method] for method in methods))
     return Setting(

@@ -1,14 +1,16 @@
 """Figures from the event files of runs, for eyes of any kind: readable without colour, and each curve has its name."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 from lab.checkpoint import write_whole
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the dashes tell them apart without colour.
-STYLES = (
+STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#000000", "linestyle": "-"},
     {"color": "#D55E00", "linestyle": "--"},
     {"color": "#0072B2", "linestyle": "-."},
@@ -65,7 +67,7 @@ def curves(runs: Mapping[str, Sequence[Path]], panels: Mapping[str, str], path: 
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
     for form in ("png", "svg"):
-        write_whole(path.with_suffix(f".{form}"), lambda file, form=form: figure.savefig(file, format=form, dpi=120))
+        write_whole(path.with_suffix(f".{form}"), partial(figure.savefig, format=form, dpi=120))
     pyplot.close(figure)
 
 

@@ -26,7 +26,17 @@ def _resnet_variables(data: str, depth: int, scale: float, decay: float, folder:
 
 
 def _resnet_command(folder: str, *flags: str) -> Command:
-    argv = ("trainer.py", "--data", "$DATA", "--arch", "$MODEL", "--device", "$GPU", "--weight-decay", "$DECAY")
+    argv: tuple[str, ...] = (
+        "trainer.py",
+        "--data",
+        "$DATA",
+        "--arch",
+        "$MODEL",
+        "--device",
+        "$GPU",
+        "--weight-decay",
+        "$DECAY",
+    )
     argv += ("--rank-scale", "$SCALE", "--seed", "$TRIAL", "--save-dir", folder, *flags)
     return Command(argv, done=f"{folder}/results.json")
 

@@ -14,7 +14,7 @@ def _tensor(decomposition: str, ratio: float, spectral: bool = False, decay: str
     """One setting; the ratio is that of parameters for `Conv`, and the rank scale for the others."""
     low_rank = decomposition == "Conv"
     method = "+".join(["spectral"] * spectral + [decay] * (decay != "reglr")) or "reglr"
-    argv = ("main.py", "$DATA", "teacher", "--wrn_depth", "28", "--wrn_width", "10", "--GPU", "$GPU")
+    argv: tuple[str, ...] = ("main.py", "$DATA", "teacher", "--wrn_depth", "28", "--wrn_width", "10", "--GPU", "$GPU")
     argv += ("--epochs", "200", "--conv", "$CONV", "-t", "$LOGDIR", "--seed", "$TRIAL")
     argv += (("--target-ratio", "$RATIO") if low_rank else ()) + ("--spectral",) * spectral + TENSOR_DECAYS[decay]
     return Setting(

@@ -14,7 +14,7 @@ def _translation(scale: float, decay: float, spectral: tuple[str, ...] = (), fro
     """One setting; `spectral` and `frob` name the parts that are initialized and decayed so."""
     named = [("spectral", spectral), ("frob", frob)]
     method = "+".join("_".join((name, *parts)) for name, parts in named if parts) or "reglr"
-    training = ("train.py", "$DATA", "--arch", "$MODEL", "--clip-norm", "0.1", "--dropout", "0.2")
+    training: tuple[str, ...] = ("train.py", "$DATA", "--arch", "$MODEL", "--clip-norm", "0.1", "--dropout", "0.2")
     training += ("--max-tokens", "4000", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
     training += ("--lr-scheduler", "inverse_sqrt", "--lr", "0.25", "--optimizer", "nag")
     training += ("--warmup-init-lr", "0.25", "--warmup-updates", "4000", "--max-update", "100000")
@@ -24,7 +24,16 @@ def _translation(scale: float, decay: float, spectral: tuple[str, ...] = (), fro
     training += tuple(f"--wd2fd{PARTS[part]}" for part in frob)
     # With Frobenius decay on any part there is no other decay on the rest.
     training += ("--frobenius-decay" if frob else "--weight-decay", "$DECAY")
-    evaluation = ("generate.py", "$DATA", "--batch-size", "128", "--beam", "5", "--remove-bpe", "--quiet")
+    evaluation: tuple[str, ...] = (
+        "generate.py",
+        "$DATA",
+        "--batch-size",
+        "128",
+        "--beam",
+        "5",
+        "--remove-bpe",
+        "--quiet",
+    )
     evaluation += ("--path", "$LOGDIR/checkpoint_best.pt", "--dump", "$LOGDIR/bleu.log", "--rank-scale", "$SCALE")
     evaluation += ("--device-id", "$GPU")
     return Setting(

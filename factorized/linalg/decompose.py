@@ -23,11 +23,10 @@ def three_dimensions(size: int) -> tuple[int, int, int]:
     root = round(size ** (1 / 3))
     if root**3 == size:
         return (root, root, root)
-    found, left = [], size
-    for _ in range(2):
-        found.append(next(d for d in range(min(root, left), left + 1) if left % d == 0))
-        left //= found[-1]
-    return (*found, left)
+    first = next(d for d in range(min(root, size), size + 1) if size % d == 0)
+    left = size // first
+    second = next(d for d in range(min(root, left), left + 1) if left % d == 0)
+    return first, second, left // second
 
 
 def tensor_train(tensor: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +86,8 @@ def canonical_polyadic(tensor: Tensor, rank: int) -> tuple[Tensor, Tensor, Tenso
         previous, error = error, torch.linalg.vector_norm(matrix - factors[mode] @ columns.mT) / norm
         if not previous - error >= _IMPROVEMENT:  # also ends at a tensor of zeros, whose error is not a number
             break
-    return tuple(factors)
+    first, second, third = factors
+    return first, second, third
 
 
 def _left_vectors(matrix: Tensor, count: int) -> Tensor:

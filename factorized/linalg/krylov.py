@@ -34,7 +34,10 @@ def leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor,
         if triples is None:
             return None
         found.append(triples)
-    return tuple(map(torch.stack, zip(*found))) or None
+    if not found:
+        return None
+    P, sigma, QT = map(torch.stack, zip(*found))
+    return P, sigma, QT
 
 
 def _of_matrix(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -135,8 +135,10 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
         return PT.mT, sigma, Q.mT
     if batch.dtype == torch.float32 and any(map(decaying.decays, batch)):
         found = [decaying.leading_singular_triples(matrix, count) for matrix in batch]
-        if None not in found:
-            return tuple(map(torch.stack, zip(*found)))
+        complete = [triples for triples in found if triples is not None]
+        if len(complete) == len(found):
+            P, sigma, QT = map(torch.stack, zip(*complete))
+            return P, sigma, QT
         precisions = [torch.float64]
     else:
         if few := krylov.leading_singular_triples(batch, count):
@@ -147,7 +149,8 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
         eigenvalues, Q = _leading_gram_eigenvectors(work, count)
         sigma = eigenvalues.clamp_min(0).sqrt()
         if (sigma[:, -1] > _SMALLEST[precision] * sigma[:, 0]).all():  # false, too, for NaN from an overflow
-            return tuple(part.to(batch.dtype) for part in ((work @ Q) / sigma[:, None, :], sigma, Q.mT))
+            P = (work @ Q) / sigma[:, None, :]
+            return P.to(batch.dtype), sigma.to(batch.dtype), Q.mT.to(batch.dtype)
     P, sigma, QT = torch.linalg.svd(batch, full_matrices=False)
     return P[..., :count], sigma[:, :count], QT[:, :count]
 

@@ -67,10 +67,10 @@ class Batches:
         self._check_shares()
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         device = data.images.device
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+        middle, spread = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
+        self._scale, self._shift = 1 / (255 * spread), -middle / spread
         if train:
-            self._sources = _sources(*data.images.shape[2:], pad, data.flip).to(device)
+            self._sources = _sources(*self.image_size, pad, data.flip).to(device)
 
     def _check_shares(self) -> None:
         smallest = min(self.batch_size, len(self.data) % self.batch_size or self.batch_size)
@@ -83,7 +83,8 @@ class Batches:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width."""
-        return tuple(self.data.images.shape[2:])
+        height, width = self.data.images.shape[2:]
+        return height, width
 
     @property
     def smallest(self) -> int:

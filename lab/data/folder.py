@@ -53,8 +53,8 @@ def find(
                 raise UserError(f"{folder} must have a folder {wanted}, with a folder of images for each class")
         classes = class_names(parts[0])
         places = {name: position for position, name in enumerate(classes)}
-        tests = _annotated(annotations, places) if is_annotated else _images(test, places)
-        return classes, {"train": [image for part in parts for image in _images(part, places)], "test": tests}
+        evaluated = _annotated(annotations, places) if is_annotated else _images(test, places)
+        return classes, {"train": [image for part in parts for image in _images(part, places)], "test": evaluated}
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,7 @@ def load(name: str, data_dir: Path) -> tuple[ImageSet, ImageSet]:
 def _from_files(folder: Path, data_dir: Path, train: tuple[str, ...] = ("train",)) -> tuple[ImageSet, ImageSet]:
     classes, files = image_folder.find(folder, train)
     parts = image_folder.read(folder, files, data_dir / "cache")
-    return tuple(ImageSet(*parts[part], classes, flip=True) for part in ("train", "test"))
+    return ImageSet(*parts["train"], classes, flip=True), ImageSet(*parts["test"], classes, flip=True)
 
 
 def _cifar(dataset: str, data_dir: Path) -> tuple[ImageSet, ImageSet]:
@@ -104,7 +105,7 @@ def _cifar(dataset: str, data_dir: Path) -> tuple[ImageSet, ImageSet]:
     return part(train=True), part(train=False)
 
 
-def _downloaded(source: type, data_dir: Path, train: bool) -> object:
+def _downloaded(source: Any, data_dir: Path, train: bool) -> Any:
     from torchvision.datasets.utils import check_integrity
 
     unpacked = data_dir / source.base_folder
