@@ -37,7 +37,7 @@ def straightforward(model: nn.Module) -> list[factorized.FactorizedConv2d]:
     while True:
         middle = (lower + upper) / 2
         rebuilt = factorized.factorize(
-            copy.deepcopy(model), rank_scale=middle, spectral=False, init=model.FACTOR_INIT, **chosen
+            copy.deepcopy(model), rank_scale=middle, rule="paper", init=model.FACTOR_INIT, **chosen
         )
         ratio = factorized.parameter_count(rebuilt) / total
         tried.append((abs(ratio - TARGET), len(tried), middle))

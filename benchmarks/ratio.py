@@ -21,7 +21,8 @@ def by_rebuilding(model: nn.Module) -> float:
     lower, upper, tried = 0.0, 1.0, []
     while True:
         middle = (lower + upper) / 2
-        built = factorized.factorize(copy.deepcopy(model), rank_scale=middle, spectral=False, include=BLOCK_CONVS)
+        options = {"rule": "paper", "init": "kaiming", "include": BLOCK_CONVS}
+        built = factorized.factorize(copy.deepcopy(model), rank_scale=middle, **options)
         ratio = factorized.parameter_count(built) / total
         tried.append((abs(ratio - TARGET), len(tried), middle))
         if upper - lower < 1e-6 or abs(ratio - TARGET) < 1e-6:

@@ -22,7 +22,7 @@ def network(rank_scale: float = 0.0, path: str = "auto", channels_last: bool = F
     torch.manual_seed(0)
     model = resnet(20)
     if rank_scale:
-        factorized.factorize(model, rank_scale=rank_scale, spectral=False, include=BLOCK_CONVS, path=path)
+        factorized.factorize(model, rank_scale=rank_scale, rule="paper", init="kaiming", include=BLOCK_CONVS, path=path)
     return model.to(device(), memory_format=_format(channels_last)).train()
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     waiting = iter(copies)
 
     def ours() -> None:
-        factorized.factorize(next(waiting)[0], rank_scale=RANK_SCALE, include=names)
+        factorized.factorize(next(waiting)[0], rank_scale=RANK_SCALE, rule="paper", include=names)
 
     candidates = {"full SVD": lambda: [full_svd(layer) for layer in layers], "factorize": ours}
     seconds = medians(candidates, repeats=3, warm_up=1)

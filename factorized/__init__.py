@@ -10,6 +10,7 @@
 After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Factorized Neural Layers", ICLR 2021.
 """
 
+from .budget import RankScale, find_rank_scale, parameter_count
 from .decay import FrobeniusDecay, frobgrad
 from .groups import describe_decay, parameter_groups
 from .layers.attention import FactorizedAttention, OutputValue, QueryKey
@@ -30,10 +31,10 @@ from .metrics import (
     nuclear_norm,
     nuclear_norm_bound,
 )
-from .model import RankScale, factorize, find_rank_scale, matrix_of, merge, parameter_count
+from .model import factorize, matrix_of, merge
 from .patterns import factorized_modules
 from .schedule import coefficient_for, decay_budget
-from .table import report
+from .table import Summary, report, summary
 
 __version__ = "0.2.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "OutputValue",
     "QueryKey",
     "RankScale",
+    "Summary",
     "TensorConv2d",
     "TensorTrainConv2d",
     "TuckerConv2d",
@@ -75,4 +77,5 @@ __all__ = [
     "parameter_groups",
     "report",
     "spectral_init",
+    "summary",
 ]

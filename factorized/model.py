@@ -1,141 +1,28 @@
-"""Factorizing a whole model, choosing ranks for a target size, and merging back to dense."""
+"""Factorizing a whole model, and merging it back to dense layers."""
 
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .layers.channel import FactorizedConv1d, FactorizedConv3d
-from .layers.conv import FactorizedConv2d
-from .layers.embedding import FactorizedEmbedding
-from .layers.linear import FactorizedLinear
-from .layers.product import Fill, ProductLayer, scaled_rank, warn_of_padding
+from .cost import PATHS
+from .eligible import FORMS, Choice, Forms, dense_class, form_of
+from .handover import DENSE_CLASS, DENSE_REASON, hand_over
+from .layers.base import FactorizedLayer
+from .layers.product import INITS, Fill, ProductLayer, SquareFill, warn_of_padding
 from .linalg.parallel import for_each
 from .linalg.spectral import spectral_init
-from .patterns import factorized_modules, select, unwrap
-
-# Exact types: a subclass may use its weight in its own way (nn.MultiheadAttention reads its projection's weight).
-_FACTORIZED_TYPE: Mapping[type[nn.Module], type[ProductLayer]] = {
-    nn.Linear: FactorizedLinear,
-    nn.Conv1d: FactorizedConv1d,
-    nn.Conv2d: FactorizedConv2d,
-    nn.Conv3d: FactorizedConv3d,
-    nn.Embedding: FactorizedEmbedding,
-}
+from .patterns import factorized_modules
+from .plan import Plan, plan, warn, warn_or_refuse
+from .table import report, run
+from .usage import check_choice, check_model, class_name, explained
 
 _LARGE = 2**18  # elements of a matrix
 
 
-class RankScale(NamedTuple):
-    """A rank scale found for a target, and what it leads to."""
-
-    rank_scale: float
-    parameters: int
-    """parameters of the factorized model"""
-    ratio: float
-    """`parameters` over those of the dense model"""
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Return the number of scalars in all parameters of `model`, shared ones once, buffers excluded."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | None]:
-    """Return why `factorize` leaves a layer dense, or None, for every linear and convolution layer by name.
-
-    With `embeddings`, also for every embedding.
-    """
-    kinds = tuple(kind for kind in _FACTORIZED_TYPE if embeddings or kind is not nn.Embedding)
-    uses: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    found = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, kinds):
-            continue
-        kind = _FACTORIZED_TYPE.get(type(module))
-        if kind is None:
-            found[name] = f"{type(module).__name__} may use its weight in its own way"
-        elif "weight" not in module._parameters:
-            found[name] = "its weight is computed by a hook or parametrization"
-        elif uses[id(module.weight)] > 1:
-            found[name] = "its weight is shared with another module"
-        elif getattr(module, "groups", 1) > 1:
-            found[name] = "grouped convolution"
-        else:
-            found[name] = kind.obstacle(module)
-    return found
-
-
-def find_rank_scale(
-    model: nn.Module,
-    ratio: float,
-    *,
-    include: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-    square: bool = False,
-    strict: bool = False,
-    embeddings: bool = False,
-) -> RankScale:
-    """Return the rank scale in (0, 1] at which `factorize` brings the model closest to `ratio` of its parameters.
-
-    Bisection on the count alone: nothing is built or copied and no random number is drawn. Ranks are integers, so the
-    achieved ratio is one of the two steps around the target.
-
-    Args:
-        ratio: target, parameters after over parameters before; all parameters count.
-        include, exclude, square, embeddings: as for `factorize`.
-        strict: raise instead of warn if no scale in (0, 1] reaches the target.
-
-    Raises:
-        ValueError: if `ratio` is not positive, or unreachable and `strict`.
-    """
-    return _search(model, list(_candidates(model, include, exclude, embeddings).values()), ratio, square, strict)
-
-
-def _search(model: nn.Module, layers: list[nn.Module], ratio: float, square: bool, strict: bool) -> RankScale:
-    if not 0 < ratio < float("inf"):
-        raise ValueError(f"ratio must be a positive number, not {ratio}")
-    sizes = Counter()  # layers of equal shape are counted together
-    for layer in layers:
-        kind = _FACTORIZED_TYPE[type(layer)]
-        sizes[kind.scaled_dimension(layer), sum(kind.matrix_shape(layer))] += 1
-    total = parameter_count(model)
-    fixed = total - sum(layer.weight.numel() for layer in layers)
-
-    def count(rank_scale: float) -> int:
-        parameters = fixed
-        for (dimension, perimeter), times in sizes.items():
-            rank = scaled_rank(rank_scale, dimension)
-            parameters += times * rank * (perimeter + (rank if square else 0))
-        return parameters
-
-    lower, upper = 0.0, 1.0
-    best = None
-    while True:
-        middle = (lower + upper) / 2
-        parameters = count(middle)
-        found = RankScale(middle, parameters, parameters / total)
-        if best is None or abs(found.ratio - ratio) < abs(best.ratio - ratio):
-            best = found
-        if upper - lower < 1e-6 or abs(found.ratio - ratio) < 1e-6:
-            break
-        lower, upper = (middle, upper) if found.ratio < ratio else (lower, middle)
-    least, most = count(1e-9) / total, count(1.0) / total
-    if not least <= ratio <= most:
-        reach = f"rank scales up to 1 give {least:.6f} to {most:.6f}"
-        message = f"ratio {ratio} is unreachable: {reach}; using {best.ratio:.6f}"
-        if strict:
-            raise ValueError(message)
-        warnings.warn(message, stacklevel=3)
-    return best
-
-
+@explained
 def factorize(
     model: nn.Module,
     *,
@@ -144,68 +31,77 @@ def factorize(
     ranks: Mapping[str, int] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
-    spectral: bool = True,
-    init: str | Fill = "kaiming",
+    init: str | Fill = "spectral",
     square: bool = False,
-    square_init: Fill | None = None,
+    square_init: SquareFill | None = None,
     path: str = "auto",
-    strict: bool = False,
+    rule: str | None = None,
+    strict: bool = True,
+    layer: type[FactorizedLayer] | Forms | None = None,
     embeddings: bool = False,
     verbose: bool = False,
-    example_input: Tensor | None = None,
+    example_input: Any = None,
+    spectral: bool | None = None,
 ) -> nn.Module:
     """Replace the linear and convolution layers of `model` by factorized ones, in place, and return it.
 
-    The root itself is replaced when it is such a layer, so use the returned model. Left dense, each with its reason in
-    the report: subclasses of the two layers, layers whose weight is shared or computed, grouped convolutions (use
-    `FactorizedConv2d.from_dense` on those), and convolutions with padding other than zeros.
+    The root itself is replaced when it is such a layer, so use the returned model. What stays dense has its reason in
+    `factorized.report`: subclasses that compute something else, weights that are shared or computed, the projections of
+    `nn.MultiheadAttention`, grouped convolutions (use `FactorizedConv2d.from_dense` on those), padding other than
+    zeros. Hooks and attributes of the replaced layers are moved to the new ones. If anything is wrong, nothing is
+    replaced.
 
     Args:
-        rank_scale: rank of each layer as a fraction of one of its dimensions (`scaled_dimension` of its class). May be
-            above 1, for over-parameterized training.
+        rank_scale: rank of each layer as a fraction of one of its dimensions. May be above 1, for over-parameterized
+            training.
         ratio: or, the parameters of the result as a fraction of those of `model`; see `find_rank_scale`.
-        ranks: rank by module pattern; wins over the two above, and the last pattern that matches wins. Alone, it
-            leaves all other layers dense.
+        ranks: rank by module pattern; wins over the two above and over `rule`, and the last pattern that matches wins.
+            Alone, it leaves all other layers dense.
         include, exclude: patterns of module names (`factorized.patterns`): only layers that match one of `include`
             and none of `exclude` are factorized.
-        spectral: start from the spectral initialization of each layer's weight; otherwise `init` fills the factors.
-        init: without `spectral`: `kaiming`, `fan_in`, `fan_out`, or a function that fills a tensor in place, as for
-            `from_dense` of the layers.
+        init: how the factors start: `spectral` (the best product for each layer's weight), `kaiming`, `fan_in`,
+            `fan_out`, or a function that fills a tensor in place, as for `from_dense` of the layers.
         square, square_init, path: as for `from_dense` of the layers.
-        strict: raise if `ratio` cannot be reached, instead of warning.
+        rule: which ranks a scale gives. `compact`, the default with `ratio`: the scale is a fraction of the largest
+            useful rank min(m, n); a layer whose factors would not be smaller stays dense, and so does a small head (a
+            linear layer of at most 32 outputs and fewer outputs than inputs) unless `include` or `ranks` names it.
+            `paper`, the default with `rank_scale`: the scale is a fraction of `scaled_dimension` of the layer's class,
+            and every layer is factorized (Khodak et al. 2021).
+        strict: raise if no layer is replaced, or if `ratio` cannot be reached; otherwise warn of the latter.
+        layer: the factorized class to use instead of the low-rank one, for all layers or by dense class, as in
+            `layer={nn.Conv2d: TensorTrainConv2d}`. Tensor layers start from the weights and take a scale or a ratio
+            only.
         embeddings: factorize embeddings, too. Only for those that the model looks rows up in and does nothing else
             with: a weight that it reads elsewhere than in the `forward` of the module around it is not noticed.
         verbose: print the report (`factorized.report`), with multiply-adds for inputs like `example_input` if given.
+        spectral: deprecated; False is `init="kaiming"`.
 
     Raises:
+        TypeError: for arguments of another type than these.
         ValueError: unless exactly one of `rank_scale` and `ratio`, or `ranks`, is given; for values out of range; for
-            a pattern that matches no layer; if `include` matches only layers that are left dense; for a wrapped model.
+            a pattern that matches no layer; if no layer is replaced and `strict`; for weights that are not finite or on
+            the meta device under a spectral start; for layers without a weight yet, and for a wrapped model.
     """
-    if rank_scale is not None and ratio is not None:
-        raise ValueError("give rank_scale or ratio, not both")
-    if rank_scale is None and ratio is None and ranks is None:
-        raise ValueError("give rank_scale, ratio or ranks")
-    candidates = _candidates(model, include, exclude, embeddings)
-    given = {name: rank for pattern, rank in (ranks or {}).items() for name in select(candidates, [pattern])}
-    if ratio is not None:
-        if given:
-            raise ValueError("give ratio or ranks, not both")
-        rank_scale = _search(model, list(candidates.values()), ratio, square, strict).rank_scale
-    chosen = candidates if rank_scale is not None else {name: candidates[name] for name in candidates if name in given}
-    new = {
-        name: _FACTORIZED_TYPE[type(layer)].from_dense(
-            layer, 1.0 if rank_scale is None else rank_scale, rank=given.get(name), init=None if spectral else init,
-            square=square, square_init=square_init, path=path,
-        )
-        for name, layer in chosen.items()
-    }  # fmt: skip
-    if spectral:
-        warn_of_padding([name or "(root)" for name in new], *new.values())
-        _spectral_start(chosen, new)
-    model = _replace(model, {chosen[name]: layer for name, layer in new.items()})
+    if spectral is not None:
+        init = _start_of(spectral, init)
+    if example_input is not None and not verbose:
+        raise ValueError("example_input has no effect without verbose=True; factorized.summary takes one, too")
+    todo = plan(
+        model, rank_scale=rank_scale, ratio=ratio, ranks=ranks, include=include, exclude=exclude,
+        embeddings=embeddings, square=square, rule=rule, strict=strict, layer=layer,
+    )  # fmt: skip
+    if not todo.ranks:
+        warn_or_refuse(model, todo.choice, strict, stacklevel=3)
+    new = _build(todo, init, square, square_init, path)
+    if example_input is not None:
+        run(model, example_input)  # if it fails, it does before anything is replaced
+    warn(todo, stacklevel=3)
+    if init == "spectral":
+        padded: dict[str, Any] = {name: new[name] for name in todo.products if name not in todo.grown}
+        warn_of_padding([name or "(root)" for name in padded], *padded.values(), stacklevel=4)
+    _leave_notes(todo.choice)
+    model = _replace(model, {name: (todo.choice.layers[name], layer) for name, layer in new.items()}, stacklevel=3)
     if verbose:
-        from .table import report
-
         print(report(model, example_input))
     return model
 
@@ -213,22 +109,69 @@ def factorize(
 def merge(model: nn.Module) -> nn.Module:
     """Replace every factorized layer by its `to_dense()`, in place, and return the model; its outputs stay the same.
 
-    Factorized modules that stand for no layer, such as the products of attention heads, stay as they are.
+    Hooks and attributes of the factorized layers are moved to the dense ones. Factorized modules that stand for no
+    layer, such as the products of attention heads, stay as they are.
     """
-    layers = [module for module in factorized_modules(model).values() if hasattr(module, "to_dense")]
-    return _replace(model, {layer: layer.to_dense() for layer in layers})
+    check_model(model)
+    layers: dict[str, Any] = {
+        name: layer for name, layer in factorized_modules(model).items() if hasattr(layer, "to_dense")
+    }
+    return _replace(model, {name: (layer, layer.to_dense()) for name, layer in layers.items()}, stacklevel=2)
 
 
-def _candidates(model: nn.Module, include, exclude, embeddings: bool) -> dict[str, nn.Module]:
-    """Return the layers that `factorize` may replace, by name, in module order."""
-    if unwrap(model) is not model:
-        raise ValueError("factorize a model before torch.compile or (Distributed)DataParallel wraps it, not after")
-    found, modules = obstacles(model, embeddings), dict(model.named_modules())
-    selected = select(found, include, exclude)
-    candidates = {name: modules[name] for name in selected if found[name] is None}
-    if selected and not candidates and include is not None:
-        raise ValueError(f"none of the layers to include can be factorized; {selected[0]}: {found[selected[0]]}")
-    return candidates
+def _start_of(spectral: bool, init: str | Fill) -> str | Fill:
+    instead = "spectral" if spectral else "kaiming" if init == "spectral" else init
+    if spectral and init != "spectral":
+        raise ValueError(f"spectral=True and init={init!r} contradict each other; give init alone")
+    warnings.warn(f"spectral={spectral} is deprecated: say init={instead!r}", DeprecationWarning, stacklevel=4)
+    return instead
+
+
+def _build(
+    todo: Plan, init: str | Fill, square: bool, square_init: SquareFill | None, path: str
+) -> dict[str, FactorizedLayer]:
+    """Return the new layers by name, started."""
+    if square_init is not None and not square:
+        raise ValueError("square_init has no effect without square=True")
+    if not isinstance(init, str) and not callable(init):
+        raise TypeError(f"init must be a word such as 'spectral' or a function that fills a tensor, not {init!r}")
+    check_choice("path", path, PATHS)
+    if isinstance(init, str):
+        check_choice("init", init, INITS)
+    if todo.ranks and not todo.products and (square or path != "auto" or init != "spectral"):
+        raise ValueError("square, path and init have no effect on tensor layers, which start from the weights")
+    products = todo.products
+    _check_values({name: todo.choice.layers[name] for name in todo.ranks if init == "spectral" or name not in products})
+    new = {}
+    for name, rank in todo.ranks.items():
+        form, dense = todo.forms[name], todo.choice.layers[name]
+        if name in products:
+            start = None if init == "spectral" else init  # the spectral start is one for all layers, below
+            options = {"square": square, "square_init": square_init, "path": path}
+            new[name] = form.from_dense(dense, rank=rank, init=start, **options)
+        else:
+            new[name] = form.from_dense(dense, rank)
+    if init == "spectral":
+        _spectral_start(todo.choice.layers, {name: new[name] for name in products})
+    return new
+
+
+def _check_values(layers: Mapping[str, Any]) -> None:
+    """Raise ValueError for a weight that has no spectral start."""
+    for name, layer in layers.items():
+        called = f"{name or '(root)'} ({class_name(type(layer))})"
+        if layer.weight.is_meta:
+            raise ValueError(
+                f"{called}: its weight is on the meta device and has no values; load the weights first, or start the "
+                "factors otherwise, as with init='kaiming'"
+            )
+        finite = layer.weight.isfinite()
+        if not finite.all():
+            kind = "NaN" if layer.weight.isnan().any() else "infinite"
+            raise ValueError(
+                f"{called}: {finite.logical_not().sum()} of {finite.numel()} weights are not finite ({kind}); "
+                "mend them, exclude the layer, or start the factors otherwise, as with init='kaiming'"
+            )
 
 
 def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLayer]) -> None:
@@ -250,13 +193,56 @@ def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLay
     for_each(start, by_size, on_gpu=any(layer.U.is_cuda for layer in new.values()))
 
 
-def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put every replacement wherever its original stands (a module may be reached by several names)."""
+def _replace(model: nn.Module, replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> nn.Module:
+    """Put every new layer wherever the old one stands (a module may be reached by several names)."""
+    replacements = dict(replaced.values())
     for parent in list(model.modules()):
         for name, child in parent._modules.items():  # unlike named_children, every name of a module used twice
             if child in replacements:
                 setattr(parent, name, replacements[child])
-    return replacements.get(model, model)
+    for old, new in replaced.values():
+        _keep_class(old, new)
+    hand_over(replaced, stacklevel + 1)
+    model = replacements.get(model, model)
+    _guard_saving(model)
+    return model
+
+
+def _keep_class(old: nn.Module, new: nn.Module) -> None:
+    """Let a factorized layer remember a subclass that only renames its dense class, and a merged one be of it."""
+    if (kind := vars(old).get(DENSE_CLASS)) is not None:
+        new.__class__ = kind
+    elif type(old) is not dense_class(old) and dense_class(old) is not None:
+        setattr(new, DENSE_CLASS, type(old))
+
+
+def _leave_notes(choice: Choice) -> None:
+    """Note on every layer that is left dense without an obstacle why that is, for the report."""
+    for name, reason in choice.dense.items():
+        if choice.weights[name].obstacle is None:
+            setattr(choice.weights[name].module, DENSE_REASON, reason)
+
+
+def _guard_saving(model: nn.Module) -> None:
+    """Let modules with a `save_pretrained` refuse it while they hold factorized layers."""
+    for module in model.modules():
+        if callable(getattr(type(module), "save_pretrained", None)):
+            if factorized_modules(module):
+                setattr(module, "save_pretrained", refuse_save_pretrained)  # noqa: B010 (mypy knows no such attribute)
+            elif vars(module).get("save_pretrained") is refuse_save_pretrained:
+                del module.save_pretrained
+
+
+def refuse_save_pretrained(*args: object, **kwargs: object) -> None:
+    """Stand in for a factorized model's `save_pretrained`, whose folder would load with random weights.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError(
+        "save_pretrained of a factorized model would make a folder that loads with random weights: "
+        "save it by factorized.save(model, folder), or make it dense by factorized.merge(model) first"
+    )
 
 
 def matrix_of(layer: nn.Module) -> Tensor:
@@ -265,7 +251,6 @@ def matrix_of(layer: nn.Module) -> Tensor:
     Raises:
         ValueError: if `layer` is not a linear layer, a convolution or an embedding.
     """
-    for dense, kind in _FACTORIZED_TYPE.items():
-        if isinstance(layer, dense):
-            return kind.matrix_of(layer)
-    raise ValueError(f"{type(layer).__name__} is neither a linear layer, a convolution nor an embedding")
+    if dense_class(layer) is None:
+        raise ValueError(f"{type(layer).__name__} is neither a linear layer, a convolution nor an embedding")
+    return form_of(layer, FORMS).matrix_of(layer)

@@ -6,16 +6,14 @@ matches a module covers everything inside it, so `layer1` covers `layer1.0.conv1
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .protocol import is_contracted, is_factorized
-
-# What the module inside is called by wrappers of single layers: compiled, sharded, with its activations checkpointed.
-_WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -38,35 +36,114 @@ def select(
     """Return the names that match a pattern of `include` (all, if None) and none of `exclude`, in order.
 
     Raises:
+        TypeError: for a pattern that is no string.
         ValueError: for an empty pattern, or one that matches none of `names`.
     """
-    names = list(names)
+    names, include, exclude = list(names), as_list(include), as_list(exclude)
     chosen = names if include is None else _matched(names, include)
     dropped = set(_matched(names, exclude or ()))
     return [name for name in chosen if name not in dropped]
 
 
-def _matched(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
-    patterns = list(patterns) if not isinstance(patterns, str) else [patterns]
+def as_list(patterns: Iterable[str] | None) -> list[str] | None:
+    """Return patterns as a list, a single one too; None stays None.
+
+    Raises:
+        TypeError: for what is no collection of patterns.
+    """
+    if patterns is None:
+        return None
+    if isinstance(patterns, str):
+        return [patterns]
+    if isinstance(patterns, (Mapping, bytes, nn.Module)) or not isinstance(patterns, Iterable):
+        given = f"a {type(patterns).__name__}"
+        raise TypeError(f"module patterns are a list of strings such as ['layer1', '**.conv1'], not {given}")
+    return list(patterns)
+
+
+def _matched(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
-        if not all(pattern.split(".")):
-            raise ValueError(f"empty component in module pattern {pattern!r}")
-        if not any(matches(pattern, name) for name in names):
-            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
-            known = ", ".join(close) or "(none)"
-            raise ValueError(f"module pattern {pattern!r} matches no layer; layers are called {known}")
+        _check(pattern, names)
     return [name for name in names if any(matches(pattern, name) for pattern in patterns)]
 
 
+# Characters of regular expressions that are in no module's name and in no glob.
+_OF_REGULAR_EXPRESSIONS = frozenset("\\^$|(){}+")
+
+
+def _check(pattern: object, names: Sequence[str]) -> None:
+    """Raise an error that says what is wrong with a pattern, unless it matches one of `names`."""
+    if isinstance(pattern, type):
+        raise TypeError(f"a module pattern is a name such as 'layer1.0.conv1', not the class {pattern.__name__}")
+    if not isinstance(pattern, str):
+        raise TypeError(f"a module pattern is a name such as 'layer1.0.conv1', not a {type(pattern).__name__}")
+    if _OF_REGULAR_EXPRESSIONS & set(pattern):
+        glob = _as_glob(pattern, names)
+        raise ValueError(
+            f"module pattern {pattern!r} looks like a regular expression; patterns are globs of whole components of a "
+            "name, '*' for one and '**' for any number of them" + (f": did you mean {glob!r}?" if glob else "")
+        )
+    if "," in pattern:
+        parts = [part.strip() for part in pattern.split(",")]
+        raise ValueError(f"module pattern {pattern!r} has a comma; several patterns are a list: {parts}")
+    if not all(pattern.split(".")):
+        raise ValueError(f"empty component in module pattern {pattern!r}")
+    if any(matches(pattern, name) for name in names):
+        return
+    close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+    hint = ""
+    if any(matches(f"**.{pattern}", name) for name in names):
+        hint = f"; '**.{pattern}' would match at any depth"
+    elif isinstance(getattr(nn, pattern.rpartition(".")[2], None), type):
+        hint = "; a pattern is the name of a module, not its class"
+    raise ValueError(
+        f"module pattern {pattern!r} matches no layer; layers are called {', '.join(close) or '(none)'}{hint}"
+    )
+
+
+def _as_glob(expression: str, names: Sequence[str]) -> str | None:
+    """Return a pattern that may be what a regular expression meant, if one matches."""
+    glob = expression.strip("^$")
+    for part, meant in (("\\.", "."), ("\\d+", "*"), ("\\d", "?"), (".*", "*"), (".+", "*")):
+        glob = glob.replace(part, meant)
+    tried = (glob, f"{glob}*", f"**.{glob}", f"**.{glob}*")
+    usable = [t for t in tried if all(t.split(".")) and not _OF_REGULAR_EXPRESSIONS & set(t)]
+    return next((t for t in usable if any(matches(t, name) for name in names)), None)
+
+
+# Wrappers keep the module that they are around under one of these names, which are no part of its name.
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def wrapped_by(module: nn.Module) -> str | None:
+    """Return the name under which a wrapper keeps the module inside, or None for what is no wrapper."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return "module"
+    return next((name for name in _WRAPPED if name in module._modules), None)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside `torch.compile` and (Distributed)DataParallel wrappers, whose prefixes are not names."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
+    """Return the model inside wrappers: `torch.compile`, (Distributed)DataParallel, FSDP, activation checkpointing."""
+    while (name := wrapped_by(model)) is not None:
+        model = model.get_submodule(name)
+    return model
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module inside `model` once, by the name it has without wrappers, in module order."""
+    seen: set[nn.Module] = set()
+
+    def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        module = unwrap(module)
+        if module in seen:
+            return
+        seen.add(module)
+        yield name, module
+        for child_name, child in module._modules.items():
+            if child is not None:
+                yield from walk(f"{name}.{child_name}" if name else child_name, child)
+
+    yield from walk("", model)
 
 
 def factorized_modules(
@@ -80,11 +157,7 @@ def factorized_modules(
     Raises:
         ValueError: for a pattern that matches none of them.
     """
-    found = {}
-    for name, module in unwrap(model).named_modules():
-        wrapper = not _WRAPPED.isdisjoint(module._modules)  # which hands on the attributes of what it wraps
-        if not wrapper and is_factorized(module):
-            found[".".join(part for part in name.split(".") if part not in _WRAPPED)] = module
+    found = {name: module for name, module in named_modules(model) if is_factorized(module)}
     return {name: found[name] for name in select(found, include, exclude)}
 
 
@@ -93,7 +166,7 @@ def owner(factor: Tensor) -> Tensor:
     return factor if factor._base is None else factor._base
 
 
-def _chain(module: nn.Module) -> tuple[Tensor, ...]:
+def _chain(module: Any) -> tuple[Tensor, ...]:
     """Return matrices whose product is the weight: the factors, or just the weight of a module that contracts them."""
     return (module.contract(),) if is_contracted(module) else module.factors()
 
@@ -125,7 +198,7 @@ def stack(products: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [s if s.dtype in (torch.float32, torch.float64) else s.float() for s in stacked]
 
 
-def _stack(parts: Sequence[Tensor]) -> Tensor:
+def _stack(parts: tuple[Tensor, ...]) -> Tensor:
     if len(parts) == 1:
         return parts[0][None]
     if is_transposed(parts[0]):

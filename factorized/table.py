@@ -1,72 +1,252 @@
-"""A table of what `factorize` did to each layer."""
+"""What a model's layers cost, dense and factorized: a table for people, and the same for programs."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .budget import parameter_count
 from .cost import cheaper_path
-from .model import obstacles, parameter_count
-from .patterns import factorized_modules
+from .eligible import Weight, weights
+from .handover import DENSE_REASON
+from .patterns import factorized_modules, named_modules
 from .protocol import is_contracted
+from .usage import check_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A layer, factorized or dense."""
+
+    name: str
+    factorized: bool
+    matrix: tuple[int, ...]
+    """shape of the product; of a dense layer that of its weight"""
+    rank: Any
+    """an integer, or several for a tensor; None for a dense layer"""
+    parameters: int
+    dense_parameters: int
+    """parameters of the layer if it were dense"""
+    multiply_adds: int | None
+    """multiply-adds of the example; None if they are not known"""
+    dense_multiply_adds: int | None
+    path: str
+    """how the layer runs, for a factorized one"""
+    reason: str
+    """why the layer is dense; empty for a factorized one, and for one that nothing was done to"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The layers of a model with their costs. `str` is a table; `as_dict` is for programs."""
+
+    rows: tuple[Row, ...]
+    """in module order"""
+    parameters: int
+    """parameters of the model"""
+    dense_parameters: int
+    """parameters of the model with its factorized layers dense"""
+    multiply_adds: int | None
+    """multiply-adds of the layers, for the example; None without one"""
+    dense_multiply_adds: int | None
+
+    @property
+    def factorized_layers(self) -> int:
+        """Number of rows that are factorized."""
+        return sum(row.factorized for row in self.rows)
+
+    @property
+    def closing_line(self) -> str:
+        """What was gained, in one line."""
+        parameters, dense = self.parameters, self.dense_parameters
+        parts = [f"{parameters:,} of {dense:,} parameters, {parameters / max(dense, 1):.1%}".replace("%", " %")]
+        if self.multiply_adds is not None and self.dense_multiply_adds:
+            parts.append(f"{100 * self.multiply_adds / self.dense_multiply_adds:.0f} % of the multiply-adds")
+        parts.append(f"{self.factorized_layers} of {len(self.rows)} layers")
+        return "; ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values that `json` can write: a list `layers` of the rows, and what holds for the model."""
+        values = dataclasses.asdict(self)
+        return {
+            "layers": [{key: value for key, value in row.items() if value != ""} for row in values.pop("rows")],
+            **values,
+            "ratio": self.parameters / max(self.dense_parameters, 1),
+            "factorized_layers": self.factorized_layers,
+        }
+
+    def __str__(self) -> str:
+        known = self.multiply_adds is not None
+        head = ["layer", "matrix", "rank", "parameters", "dense", "share"]
+        lines = [[*head, *(["multiply-adds", "share"] if known else []), "path"]]
+        for row in self.rows:
+            rank = "" if row.rank is None else str(row.rank)
+            cells = [row.name or "(root)", "x".join(map(str, row.matrix)), rank, f"{row.parameters:,}"]
+            cells += [f"{row.dense_parameters:,}", _share(row.parameters, self.parameters)]
+            if known:
+                adds = row.multiply_adds
+                cells += ["", ""] if adds is None else [f"{adds:,}", _share(adds, self.multiply_adds)]
+            dense = f"dense: {row.reason}" if row.reason else "dense"
+            lines.append([*cells, row.path if row.factorized else dense])
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        last = len(widths) - 1
+        aligned = [
+            "  ".join(
+                cell.ljust(widths[column]) if column in (0, 1, last) else cell.rjust(widths[column])
+                for column, cell in enumerate(line)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*aligned, self.closing_line])
+
+
+def _share(part: int, whole: int | None) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def report(model: nn.Module, example_input: Any = None) -> str:
+    """Return the text of `summary(model, example_input)`."""
+    return str(summary(model, example_input))
 
 
 @torch.no_grad()
-def report(model: nn.Module, example_input: Tensor | None = None) -> str:
-    """Return a table with a line per linear and convolution layer: shape, rank, parameters, multiply-adds, path.
+def summary(model: nn.Module, example_input: Any = None) -> Summary:
+    """Return a line per layer: matrix, rank, parameters, those of the dense layer, shares, multiply-adds, path.
 
-    Embeddings have one if they are factorized, and so do the query-key and output-value products of attention.
+    There is a line for every factorized module, the query-key and output-value products of attention among them, and
+    for every weight that is dense, with the reason if there is one.
 
     Args:
-        example_input: passed through the model once, in evaluation mode, to find the size of each layer's input.
-            Without it multiply-adds and the choice of `auto` are unknown.
+        example_input: passed through the model once, in evaluation mode, to find the size of each layer's input: a
+            tensor, a tuple of positional arguments or a mapping of keyword arguments. Without it multiply-adds and the
+            choice of `auto` are unknown. Multiply-adds are those of products with weights.
+
+    Raises:
+        TypeError: for what is no model.
+        ValueError: for a layer without a weight yet (`nn.LazyLinear` before the first batch).
     """
-    layers = factorized_modules(model)
-    dense = obstacles(model)
-    shapes = _input_shapes(model, layers, example_input) if example_input is not None else {}
-    rows = [("layer", "matrix", "rank", "parameters", "multiply-adds", "path")]
-    for name, layer in layers.items():
-        if is_contracted(layer):
-            size = layer.contract().shape
+    check_model(model)
+    layers, dense = factorized_modules(model), weights(model)
+    modules = {*layers.values(), *(weight.module for weight in dense.values())}
+    calls = _calls(model, modules, example_input) if example_input is not None else {}
+    rows = {name: _factorized_row(name, layer, calls.get(layer, [])) for name, layer in layers.items()}
+    rows |= {name: _dense_row(name, weight, calls.get(weight.module, [])) for name, weight in dense.items()}
+    known = [row for row in rows.values() if row.multiply_adds is not None]
+    parameters = parameter_count(model)
+    return Summary(
+        rows=tuple(rows[name] for name in _in_module_order(model, rows)),
+        parameters=parameters,
+        dense_parameters=parameters + sum(row.dense_parameters - row.parameters for row in rows.values()),
+        multiply_adds=sum(row.multiply_adds or 0 for row in known) if example_input is not None else None,
+        dense_multiply_adds=sum(row.dense_multiply_adds or 0 for row in known) if example_input is not None else None,
+    )
+
+
+def run(model: nn.Module, example_input: Any) -> Any:
+    """Return `model(example_input)`; a tuple is positional arguments, and a mapping keyword arguments."""
+    if isinstance(example_input, Mapping):
+        return model(**example_input)
+    return model(*example_input) if isinstance(example_input, tuple) else model(example_input)
+
+
+Call = tuple[tuple[Tensor, ...], Any]  # tensors among the arguments of a call, and what it returned
+
+
+def _factorized_row(name: str, layer: Any, calls: list[Call]) -> Row:
+    if is_contracted(layer):
+        matrix = tuple(layer.contract().shape)
+    else:
+        left, right = layer.factors()[0], layer.factors()[-1]
+        matrix = (*left.shape[:-1], right.shape[-1])  # of attention, the number of heads comes first
+    parameters = parameter_count(layer)
+    dense = parameters
+    weight = _dense_shape(layer)
+    if weight is not None:
+        bias = getattr(layer, "bias", None)
+        dense = math.prod(weight) + (bias.numel() if bias is not None else 0)
+    path = getattr(layer, "path", "")
+    adds = dense_adds = None
+    if calls and weight is not None and hasattr(layer, "multiply_adds"):
+        shapes = [tuple(inputs[0].shape) for inputs, _ in calls]
+        adds = sum(layer.multiply_adds(shape) for shape in shapes)
+        looked_up = hasattr(layer, "num_embeddings")
+        dense_adds = 0 if looked_up else sum(output.numel() * math.prod(weight[1:]) for _, output in calls)
+        if path == "auto":
+            path = f"auto: {cheaper_path(**layer.costs(shapes[-1]))}"
+    return Row(name, True, matrix, getattr(layer, "rank", None), parameters, dense, adds, dense_adds, path, "")
+
+
+def _dense_shape(layer: Any) -> tuple[int, ...] | None:
+    """Return the shape of the weight that a factorized layer stands for; None for what stands for no layer."""
+    if not hasattr(layer, "to_dense"):
+        return None
+    if hasattr(layer, "kernel_size"):
+        return (layer.out_channels, layer.in_channels // getattr(layer, "groups", 1), *layer.kernel_size)
+    return (layer.U.shape[0], layer.VT.shape[1])
+
+
+def _dense_row(name: str, weight: Weight, calls: list[Call]) -> Row:
+    module: Any
+    module, tensor, obstacle = weight
+    shown = tensor if tensor is not None else getattr(module, "weight", None)  # None if it is computed
+    matrix = tuple(shown.shape) if isinstance(shown, Tensor) else ()
+    parameters = parameter_count(module) if tensor is None else tensor.numel()
+    if tensor is not None and tensor is module._parameters.get("weight") and module._parameters.get("bias") is not None:
+        parameters += module.bias.numel()
+    counts = [_dense_adds(weight, matrix, *call) for call in calls]
+    adds = sum(count for count in counts if count is not None) if counts and None not in counts else None
+    reason = obstacle or vars(module).get(DENSE_REASON, "")
+    return Row(name, False, matrix, None, parameters, parameters, adds, adds, "", reason)
+
+
+def _dense_adds(weight: Weight, shape: tuple[int, ...], inputs: tuple[Tensor, ...], output: Any) -> int | None:
+    """Return the multiply-adds of a call of a dense module with one of its weights; None where they are not known."""
+    module, tensor, _ = weight
+    if isinstance(module, nn.MultiheadAttention):
+        parts = {id(module.q_proj_weight): inputs[:1], id(module.k_proj_weight): inputs[1:2]}
+        parts |= {id(module.v_proj_weight): inputs[2:], id(module.in_proj_weight): inputs}
+        return sum(part.numel() for part in parts[id(tensor)]) * module.embed_dim if id(tensor) in parts else None
+    if isinstance(module, nn.Embedding):
+        return 0
+    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return output.numel() * math.prod(shape[1:])
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return inputs[0].numel() * math.prod(shape[1:])
+    return None
+
+
+def _in_module_order(model: nn.Module, names: Mapping[str, Any]) -> list[str]:
+    order: dict[str, int] = {}
+    for name, module in named_modules(model):
+        order[name] = len(order)
+        for parameter in module._parameters:
+            order[f"{name}.{parameter}" if name else parameter] = len(order)
+    return sorted(names, key=lambda name: order[name])
+
+
+def _calls(model: nn.Module, modules: set[nn.Module], example_input: Any) -> dict[nn.Module, list[Call]]:
+    """Return the calls of `modules` in one pass of an example, and of the output projections of attention."""
+    calls: dict[nn.Module, list[Call]] = {}
+
+    def remember(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if isinstance(module, nn.MultiheadAttention):
+            args = (*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs))[:3]
+            calls.setdefault(module.out_proj, []).append(((), output[0]))
         else:
-            left, right = layer.factors()[0], layer.factors()[-1]
-            size = (*left.shape[:-1], right.shape[-1])  # of attention, the number of heads comes first
-        shape = shapes.get(name)
-        adds, path = "", getattr(layer, "path", "")
-        if shape is not None:
-            adds = f"{layer.multiply_adds(shape):,}"
-            path = f"auto: {cheaper_path(**layer.costs(shape))}" if path == "auto" else path
-        count = f"{parameter_count(layer):,}"
-        rows.append((name or "(root)", "x".join(map(str, size)), str(layer.rank), count, adds, path))
-    for name, reason in dense.items():
-        layer = model.get_submodule(name)
-        shape = "x".join(map(str, layer.weight.shape))
-        why = f"dense: {reason}" if reason else "dense"
-        rows.append((name or "(root)", shape, "", f"{parameter_count(layer):,}", "", why))
-    rows.append(("(model)", "", "", f"{parameter_count(model):,}", "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+            args = (*args, *kwargs.values())
+        calls.setdefault(module, []).append((tuple(a for a in args if isinstance(a, Tensor)), output))
 
-
-def _aligned(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column in (2, 3, 4) else cell.ljust(width)
-
-
-@torch.no_grad()
-def _input_shapes(model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    names = {layer: name for name, layer in layers.items()}
-
-    def remember(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shapes[names[layer]] = tuple(inputs[0].shape)
-
-    handles = [layer.register_forward_pre_hook(remember) for layer in layers.values()]
+    handles = [module.register_forward_hook(remember, with_kwargs=True) for module in modules]
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        model(example_input)
+        run(model, example_input)
     finally:
         for module in in_training:
             module.training = True
         for handle in handles:
             handle.remove()
-    return shapes
+    return calls

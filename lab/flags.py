@@ -2,12 +2,12 @@
 
 import argparse
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from factorized import factorize, find_rank_scale, parameter_count
 from factorized.cost import PATHS
-from factorized.model import factorize, find_rank_scale, parameter_count
 
 from .cli import number
 
@@ -86,10 +86,13 @@ def is_factorized(args: argparse.Namespace) -> bool:
     return bool(args.rank_scale or args.target_ratio)
 
 
-def apply(model: nn.Module, args: argparse.Namespace, **options) -> tuple[nn.Module, Factorization]:
-    """Factorize `model` as the flags ask, or leave it dense; return it and the counts.
+def apply(
+    model: nn.Module, args: argparse.Namespace, init: str = "kaiming", **options: Any
+) -> tuple[nn.Module, Factorization]:
+    """Factorize `model` as the flags ask, by the paper's rule, or leave it dense; return it and the counts.
 
     Args:
+        init: how factors start without `--spectral`, as for `factorize`.
         options: further arguments of `factorize`; those that choose layers and form also guide the search for a ratio.
 
     Raises:
@@ -101,5 +104,6 @@ def apply(model: nn.Module, args: argparse.Namespace, **options) -> tuple[nn.Mod
         searched = {name: options[name] for name in ("include", "exclude", "square") if name in options}
         rank_scale = find_rank_scale(model, args.target_ratio, strict=args.strict, **searched).rank_scale
     if rank_scale:
-        model = factorize(model, rank_scale=rank_scale, spectral=args.spectral, path=args.rank_path, **options)
+        init = "spectral" if args.spectral else init
+        model = factorize(model, rank_scale=rank_scale, rule="paper", init=init, path=args.rank_path, **options)
     return model, Factorization(original, parameter_count(model), rank_scale)

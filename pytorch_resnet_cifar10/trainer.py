@@ -103,7 +103,8 @@ def build_model(args: argparse.Namespace, num_classes: int) -> tuple[ResNet, fla
 
     model = resnet(_depth(args), num_classes)
     with mistakes():
-        return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=noisy)
+        middle = noisy if args.square else None
+        return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=middle)
 
 
 def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.Computing) -> torch.optim.SGD:

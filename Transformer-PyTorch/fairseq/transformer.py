@@ -140,9 +140,10 @@ def build_model(config: TransformerConfig, source_size: int, target_size: int) -
     if config.is_tied:
         _uniform(model.decoder.output_bias, a=-(config.hidden_size**-0.5), b=config.hidden_size**-0.5)
     if config.is_factorized:
-        options = {"rank_scale": config.rank_scale, "spectral": config.spectral}
-        factorize(model, include=_LINEAR[:1] if config.is_tied else _LINEAR, init=_uniform, **options)
-        factorize(model, include=_EMBEDDINGS, init=_normal, embeddings=True, **options)
+        options = {"rank_scale": config.rank_scale, "rule": "paper"}
+        linear, embeddings = ("spectral", "spectral") if config.spectral else (_uniform, _normal)
+        factorize(model, include=_LINEAR[:1] if config.is_tied else _LINEAR, init=linear, **options)
+        factorize(model, include=_EMBEDDINGS, init=embeddings, embeddings=True, **options)
     if config.share_all_embeddings:  # once the table is what it will be, so that both sides have the same one
         model.encoder.embedder.tokens = model.decoder.embedder.tokens
     for module in model.modules():

@@ -105,7 +105,8 @@ def build(config: Config, *, spectral: bool = False, rank_path: str = "auto") ->
     )
     if low_rank:
         scale, include = config.rank_scale, BLOCK_CONVS
-        factorize(model, rank_scale=scale, include=include, spectral=spectral, init="fan_out", path=rank_path)
+        start = "spectral" if spectral else "fan_out"
+        factorize(model, rank_scale=scale, rule="paper", include=include, init=start, path=rank_path)
     return model
 
 

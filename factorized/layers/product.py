@@ -16,6 +16,7 @@ from ..protocol import without_autocast
 from .base import FactorizedLayer, weight_obstacle
 
 Fill = Callable[[Tensor], object]
+SquareFill = Callable[[Tensor], Tensor]
 
 
 def _kaiming(factor: Tensor) -> None:
@@ -169,7 +170,7 @@ class ProductLayer(FactorizedLayer):
         rank: int | None = None,
         init: str | Fill | None = "spectral",
         square: bool = False,
-        square_init: Callable[[Tensor], Tensor] | None = None,
+        square_init: SquareFill | None = None,
         path: str = "auto",
     ):
         """Return a factorized layer in place of `layer`, which is left as it is.
@@ -297,7 +298,7 @@ def finite(matrix: Tensor) -> Tensor:
     return matrix
 
 
-def warn_of_padding(names: Sequence[str], *layers: ProductLayer) -> None:
+def warn_of_padding(names: Sequence[str], *layers: ProductLayer, stacklevel: int = 3) -> None:
     """Warn of ranks above min(m, n), where spectral initialization leaves zero directions."""
     surplus = [(name, layer.rank, min(layer.U.shape[0], layer.VT.shape[1])) for name, layer in zip(names, layers)]
     words = [f"{name} (rank {rank}, at most {most} useful)" for name, rank, most in surplus if rank > most]
@@ -305,7 +306,7 @@ def warn_of_padding(names: Sequence[str], *layers: ProductLayer) -> None:
         warnings.warn(
             "spectral initialization pads ranks above min(m, n) with zero directions, which stay zero unless a "
             f"middle factor mixes them: {', '.join(words)}",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

@@ -213,7 +213,7 @@ def test_published_parameter_groups(depth, rank_scale, square, decayed, free, la
     with torch.device("meta"):
         model = cifar_resnet(depth)
         if rank_scale:
-            factorize(model, rank_scale=rank_scale, include=["layer*"], spectral=False, square=square)
+            factorize(model, rank_scale=rank_scale, include=["layer*"], init="kaiming", square=square)
     groups = parameter_groups(model, 1e-4)
     assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
     sizes = [(len(group["params"]), sum(p.numel() for p in group["params"])) for group in groups]

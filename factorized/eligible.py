@@ -1,0 +1,270 @@
+"""Which weights of a model can be factorized, and why the others stay dense."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from .layers.base import FactorizedLayer
+from .layers.channel import FactorizedConv1d, FactorizedConv3d
+from .layers.conv import FactorizedConv2d
+from .layers.embedding import FactorizedEmbedding
+from .layers.linear import FactorizedLinear
+from .patterns import as_list, factorized_modules, named_modules, select, wrapped_by
+from .protocol import is_factorized
+from .usage import check_model, class_name
+
+Forms = Mapping[type[nn.Module], type[FactorizedLayer]]
+
+# The dense classes that have factorized forms, and those that they have unless another is asked for.
+FORMS: Forms = {
+    nn.Linear: FactorizedLinear,
+    nn.Conv1d: FactorizedConv1d,
+    nn.Conv2d: FactorizedConv2d,
+    nn.Conv3d: FactorizedConv3d,
+    nn.Embedding: FactorizedEmbedding,
+}
+
+
+def forms_for(layer: type[FactorizedLayer] | Forms | None) -> Forms:
+    """Return the factorized class for each dense class, as the argument `layer` of `factorize` asks.
+
+    Raises:
+        TypeError: for what is no factorized class that can be made from a dense layer.
+    """
+    if layer is None:
+        return FORMS
+    asked = dict(layer) if isinstance(layer, Mapping) else dict.fromkeys(FORMS, layer)
+    for dense, form in asked.items():
+        if dense not in FORMS:
+            known = ", ".join(map(class_name, FORMS))
+            raise TypeError(f"layer gives a factorized class for one of {known}, not for {dense!r}")
+        if not (isinstance(form, type) and issubclass(form, FactorizedLayer) and hasattr(form, "from_dense")):
+            raise TypeError(f"layer must be a class such as factorized.TensorTrainConv2d, not {form!r}")
+        if isinstance(layer, Mapping) and (own := getattr(form, "dense_type", nn.Conv2d)) is not dense:
+            raise TypeError(f"{form.__name__} stands for a {class_name(own)}, not for a {class_name(dense)}")
+    return {**FORMS, **asked}
+
+
+# What a subclass may define and still compute what its base class computes.
+_HARMLESS = frozenset(
+    "__module__ __qualname__ __doc__ __init__ __annotations__ __annotate__ __annotate_func__ __annotations_cache__ "
+    "__constants__ __dict__ __weakref__ __firstlineno__ __static_attributes__ __orig_bases__ __parameters__ __repr__ "
+    "reset_parameters extra_repr".split()
+)
+
+
+class Weight(NamedTuple):
+    """A parameter of a model that is a matrix, or can be seen as one."""
+
+    module: nn.Module
+    tensor: Tensor | None
+    """the parameter, or None if the module computes it"""
+    obstacle: str | None
+    """why it stays dense, or None"""
+
+
+def weights(model: nn.Module, embeddings: bool = False, forms: Forms = FORMS) -> dict[str, Weight]:
+    """Return the weights of `model` that are not factorized, in module order.
+
+    The weight of a layer is called as the layer is; any other parameter of two or more dimensions by its own name.
+
+    Args:
+        embeddings: look on embeddings as layers to factorize, too.
+
+    Raises:
+        ValueError: if a layer has no weight yet (`nn.LazyLinear` before the first batch).
+    """
+    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    found: dict[str, Weight] = {}
+    for name, module, parent in _dense_modules(model):
+        for parameter_name, parameter in module._parameters.items():
+            if isinstance(parameter, (UninitializedParameter, UninitializedBuffer)):
+                raise ValueError(
+                    f"{name or '(root)'} ({class_name(type(module))}) has no {parameter_name} yet: "
+                    "run one batch through the model first"
+                )
+        kind = dense_class(module)
+        if kind is not None:
+            obstacle = _obstacle(module, kind, forms[kind], parent, uses)
+            if obstacle is None and kind is nn.Embedding and not embeddings:
+                obstacle = "an embedding; embeddings=True factorizes it"
+            found[name] = Weight(module, module._parameters.get("weight"), obstacle)
+            continue
+        for parameter_name, parameter in module._parameters.items():
+            if parameter is not None and sum(size > 1 for size in parameter.shape) > 1:
+                own = name if parameter_name == "weight" else f"{name}.{parameter_name}" if name else parameter_name
+                found[own] = Weight(module, parameter, _no_form(module, parameter_name))
+    return found
+
+
+def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | None]:
+    """Return why `factorize` leaves a weight dense, or None, by the names of `weights`."""
+    return {name: weight.obstacle for name, weight in weights(model, embeddings).items()}
+
+
+class Choice(NamedTuple):
+    """The layers of a model that are to be factorized, and why the other weights are not."""
+
+    weights: dict[str, Weight]
+    layers: dict[str, nn.Module]
+    dense: dict[str, str]
+    """the reason by name, of every weight that is not one of `layers`"""
+    sought: list[str]
+    """the names that `include` and `exclude` leave, eligible or not"""
+
+
+def choose(
+    model: nn.Module,
+    include: Iterable[str] | None,
+    exclude: Iterable[str] | None,
+    embeddings: bool,
+    forms: Forms = FORMS,
+    small_heads: bool = True,
+    named: Iterable[str] = (),
+) -> Choice:
+    """Return which layers of `model` are to be factorized.
+
+    Args:
+        include, exclude, embeddings: as for `factorize`.
+        forms: the factorized class for each dense one.
+        small_heads: factorize small heads (`is_small_head`) that neither `include` nor `named` asks for, too.
+        named: patterns of layers that are asked for by name.
+
+    Raises:
+        TypeError, ValueError: for what is no model, for a wrapped one, one with a layer without a weight, and for
+            patterns that match nothing.
+    """
+    check_model(model)
+    refuse_wrapped(model)
+    found = weights(model, embeddings, forms)
+    include, exclude = as_list(include), as_list(exclude)
+    sought = select(found, include, exclude)
+    asked = {name for pattern in named for name in select(found, [pattern])}
+    layers, dense = {}, {}
+    for name, (module, _, obstacle) in found.items():
+        if obstacle is not None:
+            dense[name] = obstacle
+        elif name not in sought:
+            dense[name] = "excluded" if include is None or name in select(found, include) else "not included"
+        elif not small_heads and include is None and name not in asked and is_small_head(module):
+            dense[name] = SMALL_HEAD
+        else:
+            layers[name] = module
+    return Choice(found, layers, dense, sought)
+
+
+# A classifier of few classes has next to no parameters to save, and loses much at a rank below their number.
+_FEW_OUTPUTS = 32
+SMALL_HEAD = f"a small head: at most {_FEW_OUTPUTS} outputs, and fewer than inputs; include names it"
+
+
+def is_small_head(layer: nn.Module) -> bool:
+    """Tell whether a layer is linear with at most 32 outputs and fewer outputs than inputs."""
+    return isinstance(layer, nn.Linear) and layer.out_features <= min(_FEW_OUTPUTS, layer.in_features - 1)
+
+
+def nothing_to_do(model: nn.Module, choice: Choice) -> str:
+    """Return, in words, why no layer of `model` is factorized."""
+    reasons: dict[str, list[str]] = {}
+    for name in choice.sought or choice.dense:
+        reasons.setdefault(choice.dense[name], []).append(name or "(root)")
+    done = list(factorized_modules(model))
+    if done:
+        reasons["factorized already"] = done
+    why = "; ".join(f"{listed(names)}: {reason}" for reason, names in reasons.items())
+    why = why or "it has no linear layer, convolution or embedding"
+    return f"nothing in {class_name(type(model))} is factorized ({why})"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def dense_class(layer: nn.Module) -> type[nn.Module] | None:
+    """Return the class of PyTorch, of those that have a factorized form, that a layer is of, or None."""
+    return next((kind for kind in FORMS if isinstance(layer, kind)), None)
+
+
+def form_of(layer: nn.Module, forms: Forms) -> Any:
+    """Return the factorized class for a layer that has one."""
+    return next(form for kind, form in forms.items() if isinstance(layer, kind))
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise ValueError if a wrapper in `model` holds on to the parameters of the layers inside it."""
+    for module in model.modules():
+        wrapper = wrapped_by(module)
+        sharded = any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
+        if sharded or (wrapper is not None and wrapper != "_checkpoint_wrapped_module"):
+            raise ValueError(
+                f"{type(module).__name__} holds on to the parameters it was made with: factorize a model before "
+                "torch.compile, (Distributed)DataParallel or FSDP wraps it, not after"
+            )
+
+
+def _dense_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    """Yield the modules that are no part of a factorized layer, by name, each with the one around it."""
+    modules = dict(named_modules(model))
+    inside: set[nn.Module] = set()
+    parents: dict[nn.Module, nn.Module] = {}
+    for module in modules.values():
+        if is_factorized(module):
+            inside.update(module.modules() if hasattr(module, "to_dense") else [module])
+        parametrizations = module._modules.get("parametrizations")
+        if parametrizations is not None:  # its parameters are those that the module's weight is computed from
+            inside.update(parametrizations.modules())
+        parents.update((child, module) for child in module.children())
+    for name, module in modules.items():
+        if module not in inside:
+            yield name, module, parents.get(module)
+
+
+def _obstacle(
+    layer: nn.Module, kind: type[nn.Module], form: Any, parent: nn.Module | None, uses: Counter[int]
+) -> str | None:
+    own = _own_way(layer, kind)
+    weight = layer._parameters.get("weight")
+    extra = [*(layer._parameters.keys() - {"weight", "bias"}), *layer._buffers, *layer._modules]
+    if isinstance(parent, nn.MultiheadAttention):
+        return "output projection of nn.MultiheadAttention"
+    if weight is None:
+        return "its weight is computed by a hook or parametrization"
+    if own is not None:
+        return own
+    if extra:
+        return f"it has more than a weight and a bias: {', '.join(sorted(extra))}"
+    if uses[id(weight)] > 1:
+        return "its weight is shared with another module"
+    if getattr(layer, "groups", 1) != 1:
+        return "grouped convolution"
+    return form.obstacle(layer)
+
+
+def _own_way(layer: nn.Module, kind: type[nn.Module]) -> str | None:
+    """Return what a layer computes otherwise than its class of PyTorch does, or None."""
+    if "forward" in vars(layer):
+        return "its forward was replaced"
+    for subclass in type(layer).__mro__:
+        if issubclass(kind, subclass):
+            continue
+        added = sorted(vars(subclass).keys() - _HARMLESS)
+        if "forward" in added:
+            return f"{subclass.__name__} has a forward of its own and may use its weight in its own way"
+        if added:
+            return f"{subclass.__name__} adds {added[0]} to {class_name(kind)} and may use its weight in its own way"
+    return None
+
+
+def _no_form(module: nn.Module, parameter: str) -> str:
+    """Return, in words, what a parameter is that no factorized form stands for."""
+    if isinstance(module, nn.MultiheadAttention):
+        return "input projection of nn.MultiheadAttention"
+    if type(module).__module__.startswith("torch.nn.modules") or parameter == "weight":
+        return f"{class_name(type(module))} has no factorized form"
+    return f"a parameter of {type(module).__name__} itself"

@@ -1,0 +1,65 @@
+"""What a layer hands over to the one that takes its place in a model: hooks and attributes that others gave it."""
+
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from .eligible import dense_class
+
+_MODULE = vars(nn.Module())  # what every module has
+_HOOKS = [name for name, value in _MODULE.items() if "hook" in name and isinstance(value, dict)]
+
+# Notes that `factorize` leaves: why a layer is dense, and which subclass of its dense class a factorized one was.
+DENSE_REASON = "_dense_reason"
+DENSE_CLASS = "_dense_class"
+
+
+def hand_over(replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> None:
+    """Move hooks and attributes from each layer to the new one in its place, and warn of those that cannot be moved.
+
+    Handles that registering the hooks returned go on to work.
+
+    Args:
+        replaced: the old and the new layer by name.
+        stacklevel: of the warning.
+    """
+    lost = [f"{name or '(root)'}: {what}" for name, (old, new) in replaced.items() for what in _move(old, new)]
+    if lost:
+        warnings.warn(f"not carried over to the new layers: {'; '.join(lost)}", stacklevel=stacklevel + 1)
+
+
+def _move(old: nn.Module, new: nn.Module) -> Iterator[str]:
+    """Move what can be moved; yield, in words, what cannot."""
+    for name in _HOOKS:
+        hooks = getattr(old, name)
+        if not hooks:
+            continue
+        for hook in hooks.values():
+            if getattr(hook, "with_module", False):  # it calls the module it was registered on
+                hook.module = weakref.ref(new)
+        hooks.update(getattr(new, name))
+        setattr(new, name, hooks)  # the same dictionary, in which handles look for what to remove
+    if old._is_full_backward_hook is not None:
+        new._is_full_backward_hook = old._is_full_backward_hook
+    for name, value in _given(old).items():
+        if hasattr(new, name):
+            yield f"attribute {name} (the new layer has its own)"
+        elif getattr(value, "__self__", None) is old:
+            yield f"attribute {name} (a method of the old layer)"
+        else:
+            setattr(new, name, value)
+    for name, parameter in old.named_parameters(recurse=False):
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            yield f"gradient hooks of its {name}"
+
+
+def _given(layer: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a layer that neither its class of the library or PyTorch nor `factorize` gave it."""
+    kind = dense_class(layer) or type(layer)
+    constructors: list[Any] = [vars(parent).get("__init__") for parent in kind.__mro__]
+    own = {name for c in constructors if hasattr(c, "__code__") for name in c.__code__.co_names}  # names it assigns
+    own |= {DENSE_REASON, DENSE_CLASS, *_MODULE}
+    return {name: value for name, value in vars(layer).items() if name not in own and not hasattr(kind, name)}

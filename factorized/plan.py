@@ -1,0 +1,167 @@
+"""Which layers of a model get which rank, from the arguments of `factorize`, before anything is built."""
+
+import operator
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .budget import RULES, Size, larger, search, size_of, stays_dense
+from .eligible import Choice, Forms, choose, form_of, forms_for, listed, nothing_to_do
+from .layers.base import FactorizedLayer
+from .layers.product import ProductLayer, checked_rank, checked_scale
+from .patterns import select
+from .usage import check_choice, check_number
+
+
+class Plan(NamedTuple):
+    """What `factorize` is to do."""
+
+    choice: Choice
+    forms: dict[str, Any]
+    """the factorized class of each of `choice.layers`"""
+    sizes: dict[str, Size]
+    ranks: dict[str, float]
+    """of each layer that is factorized; a scale for a tensor layer"""
+    grown: dict[str, str]
+    """the layers that a scale below 1 enlarges without being told to, in words"""
+
+    @property
+    def products(self) -> list[str]:
+        """The layers that become products of matrices, for which all arguments of `from_dense` have a meaning."""
+        return [name for name in self.ranks if issubclass(self.forms[name], ProductLayer)]
+
+
+def plan(
+    model: nn.Module,
+    *,
+    rank_scale: float | None,
+    ratio: float | None,
+    ranks: Mapping[str, int] | None,
+    include: Iterable[str] | None,
+    exclude: Iterable[str] | None,
+    embeddings: bool,
+    square: bool,
+    rule: str | None,
+    strict: bool,
+    layer: type[FactorizedLayer] | Forms | None,
+) -> Plan:
+    """Return what `factorize` is to do, from arguments of the same names; its ranks are empty if that is nothing."""
+    if rank_scale is not None and ratio is not None:
+        raise ValueError("give rank_scale or ratio, not both")
+    if rank_scale is None and ratio is None and ranks is None:
+        raise ValueError("give rank_scale, ratio or ranks")
+    if ratio is not None and ranks is not None:
+        raise ValueError("give ratio or ranks, not both")
+    if rank_scale is not None:
+        _check_scale(rank_scale)
+    chosen = rule or ("paper" if ratio is None else "compact")
+    check_choice("rule", chosen, RULES)
+    asked = {} if ranks is None else _checked(ranks)
+    by_class = forms_for(layer)
+    choice = choose(model, include, exclude, embeddings, by_class, small_heads=chosen == "paper", named=asked)
+    forms = {name: form_of(dense, by_class) for name, dense in choice.layers.items()}
+    sizes = {name: size_of(dense, forms[name], square) for name, dense in choice.layers.items()}
+    if ratio is not None and sizes:
+        rank_scale = search(model, sizes.values(), ratio, chosen, strict, stacklevel=4).rank_scale
+    given = _by_name(asked, choice, forms)
+    found: dict[str, float] = {}
+    for name, size in sizes.items():
+        if name in given:
+            found[name] = given[name]
+        elif rank_scale is None:
+            choice.dense[name] = "not named in ranks"
+        elif stays_dense(size, chosen, rank := size.rank(chosen, rank_scale)):
+            choice.dense[name] = (
+                f"factors of {'rank' if isinstance(rank, int) else 'scale'} {rank} would not be smaller"
+            )
+        else:
+            found[name] = rank
+    by_default = rule is None and rank_scale is not None and rank_scale < 1
+    return Plan(choice, forms, sizes, found, larger(found, sizes, given) if by_default else {})
+
+
+def warn_or_refuse(model: nn.Module, choice: Choice, strict: bool, stacklevel: int) -> None:
+    """Say that nothing is factorized: an error if `strict`, unless the weights are empty anyway.
+
+    Args:
+        stacklevel: of the warning, as seen from the caller.
+    """
+    message = nothing_to_do(model, choice)
+    tensors = [weight.tensor for weight in choice.weights.values()]
+    if tensors and all(tensor is not None and tensor.numel() == 0 for tensor in tensors):
+        warnings.warn(message, stacklevel=stacklevel + 1)
+    elif strict:
+        raise ValueError(f"{message}; strict=False leaves such a model as it is")
+
+
+def warn(plan: Plan, stacklevel: int) -> None:
+    """Warn of layers that become larger, and if most of what was to be factorized cannot be.
+
+    Args:
+        stacklevel: of the warnings, as seen from the caller.
+    """
+    done = sum(plan.sizes[name].dense for name in plan.ranks)
+    left: dict[str, dict[str, int]] = {}  # by obstacle, the sizes of the weights
+    for name in plan.choice.sought:
+        module, tensor, obstacle = plan.choice.weights[name]
+        if obstacle is not None and tensor is not None and not isinstance(module, nn.Embedding):
+            left.setdefault(obstacle, {})[name] = tensor.numel()
+    remaining = sum(sum(sizes.values()) for sizes in left.values())
+    if remaining > done:
+        largest = sorted(left, key=lambda obstacle: -sum(left[obstacle].values()))
+        why = "; ".join(f"{listed(left[obstacle])}: {obstacle}" for obstacle in largest[:3])
+        why += f"; and {len(left) - 3} other reasons" if len(left) > 3 else ""
+        layers = len(plan.ranks) + sum(map(len, left.values()))
+        warnings.warn(
+            f"only {len(plan.ranks)} of {layers} layers are factorized, of {done / (done + remaining):.0%} of their "
+            f"parameters ({why})", stacklevel=stacklevel + 1,
+        )  # fmt: skip
+    if plan.grown:
+        warnings.warn(
+            f"layers become larger: {listed(plan.grown.values())}; rule='compact' never enlarges one, and "
+            "rule='paper' says that it is meant", stacklevel=stacklevel + 1,
+        )  # fmt: skip
+
+
+def _check_scale(rank_scale: float) -> None:
+    check_number("rank_scale", rank_scale)
+    try:
+        checked_scale(rank_scale)
+    except TypeError:
+        raise TypeError(
+            f"rank_scale is a fraction of a dimension, and {rank_scale} is an integer above 1: for a rank of "
+            f"{rank_scale} give ranks={{'**': {rank_scale}}}, for a scale {float(rank_scale)}"
+        ) from None
+
+
+def _checked(ranks: Mapping[str, int]) -> dict[str, int]:
+    """Return `ranks` with plain integers; raise if it is not patterns with ranks of at least 1."""
+    if not isinstance(ranks, Mapping):
+        example = f"ranks={{'**': {ranks}}}" if isinstance(ranks, int) else "ranks={'layer1': 8, 'fc': 4}"
+        raise TypeError(f"ranks must say by module pattern which rank, as in {example}, not {ranks!r}")
+    if not ranks:
+        raise ValueError("ranks is empty: it must name a layer, as in ranks={'layer1': 8}")
+    checked = {}
+    for pattern, rank in ranks.items():
+        try:
+            checked[pattern] = operator.index(checked_rank(rank))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"ranks of {pattern!r}: {error}") from None
+    return checked
+
+
+def _by_name(ranks: Mapping[str, int], choice: Choice, forms: Mapping[str, Any]) -> dict[str, int]:
+    """Return the rank of each layer that a pattern of `ranks` matches; raise for one that matches none to factorize."""
+    given = {}
+    for pattern, rank in ranks.items():
+        matched = select(choice.weights, [pattern])
+        eligible = [name for name in matched if name in choice.layers]
+        if not eligible:
+            raise ValueError(f"ranks: {matched[0] or '(root)'} stays dense: {choice.dense[matched[0]]}")
+        for name in eligible:
+            if not issubclass(forms[name], ProductLayer):
+                raise ValueError(f"ranks: {name or '(root)'} becomes a {forms[name].__name__} and takes a scale")
+        given.update(dict.fromkeys(eligible, rank))
+    return given
