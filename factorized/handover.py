@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from .eligible import dense_class
@@ -58,8 +59,15 @@ def _move(old: nn.Module, new: nn.Module) -> Iterator[str]:
 
 def _given(layer: nn.Module) -> dict[str, Any]:
     """Return the attributes of a layer that neither its class of the library or PyTorch nor `factorize` gave it."""
-    kind = dense_class(layer) or type(layer)
-    constructors: list[Any] = [vars(parent).get("__init__") for parent in kind.__mro__]
-    own = {name for c in constructors if hasattr(c, "__code__") for name in c.__code__.co_names}  # names it assigns
+    kind = dense_class(layer)
+    if kind is None:
+        kind = type(layer)
+        # Not that of nn.Module, which torch.compile puts another in the place of.
+        constructors: list[Any] = [vars(parent).get("__init__") for parent in kind.__mro__ if parent is not nn.Module]
+        own = {name for c in constructors if hasattr(c, "__code__") for name in c.__code__.co_names}  # names it assigns
+    else:
+        with torch.device("meta"):
+            plain = kind(1, 1) if kind in (nn.Linear, nn.Embedding) else kind(1, 1, 1)
+        own = {*vars(plain)}
     own |= {DENSE_REASON, DENSE_CLASS, *_MODULE}
     return {name: value for name, value in vars(layer).items() if name not in own and not hasattr(kind, name)}

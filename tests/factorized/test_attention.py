@@ -228,7 +228,7 @@ def test_one_of_many_layers():
     """Merging and factorizing go around the heads' products, the report shows them."""
     model = factorize(nn.ModuleList([FactorizedAttention(D, HEADS, 0.5), nn.Linear(D, D)]), rank_scale=0.5)
     rows = {line.split()[0]: line.split()[1:] for line in report(model).splitlines()}
-    assert rows["0.query_key"] == [f"{HEADS}x{D}x{D}", "2", f"{2 * D * HEADS * 2}"]
+    assert rows["0.query_key"][:3] == [f"{HEADS}x{D}x{D}", "2", f"{2 * D * HEADS * 2}"]
     assert rows["1"][0] == f"{D}x{D}"
     x = torch.randn(B, T, D)
     before = model[1](model[0](x))

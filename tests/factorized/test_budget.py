@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from factorized import (
     CPConv2d,
@@ -17,6 +18,7 @@ from factorized import (
     find_rank_scale,
     parameter_count,
     report,
+    summary,
 )
 from tests.factorized.networks import cifar_resnet, small_cnn
 
@@ -148,6 +150,42 @@ def test_a_ratio_is_reached_without_a_layer_that_grows(ratio):
     layers = factorized_modules(model).values()
     assert layers and all(map(is_compact, layers))
     assert type(model[6]) is nn.Linear and "a small head: at most 32 outputs" in report(model)
+
+
+def vision_transformer() -> nn.Module:
+    return models.VisionTransformer(224, 16, 12, 3, 192, 768, num_classes=10)
+
+
+def mixer() -> nn.Module:
+    """Return the layers of a mixer: patches, then in each block two layers over positions and two over channels."""
+    block = [nn.Linear(196, 256), nn.Linear(256, 196), nn.Linear(512, 2048), nn.Linear(2048, 512)]
+    return nn.Sequential(nn.Conv2d(3, 512, 16, 16), *(copy.deepcopy(layer) for layer in block * 8), nn.Linear(512, 10))
+
+
+# The parameters that `factorize` can reach are this share, so that ratios below the rest cannot be had.
+@pytest.mark.parametrize(
+    "build, ratios",
+    [
+        (vision_transformer, (0.5, 0.6)),
+        (mixer, (0.1, 0.3, 0.6)),
+        (lambda: models.mobilenet_v3_small(num_classes=10), (0.3, 0.5)),
+        (lambda: models.efficientnet_b0(num_classes=10), (0.3, 0.5)),
+        (lambda: models.resnet18(num_classes=100), (0.05, 0.3)),
+    ],
+)
+def test_known_networks_spend_their_budget_on_layers_that_shrink(build, ratios):
+    with torch.device("meta"):
+        dense = build()
+    for ratio in ratios:
+        model = factorize(copy.deepcopy(dense), ratio=ratio, init="kaiming")
+        found = summary(model)
+        assert abs(found.parameters / found.dense_parameters - ratio) < 0.005
+        assert all(map(is_compact, factorized_modules(model).values()))
+        for row in found.rows:  # no layer gets a much larger share of the parameters than it had
+            share, before = row.parameters / found.parameters, row.dense_parameters / found.dense_parameters
+            assert not row.factorized or share < 2 * before + 0.01
+        head = found.rows[-1]
+        assert head.dense_parameters > 30_000 or (not head.factorized and "small head" in head.reason)
 
 
 def test_the_scale_is_one_of_the_useful_rank():

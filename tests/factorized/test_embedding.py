@@ -78,7 +78,8 @@ def test_embeddings_that_cannot_be_factorized(options, reason):
     with pytest.raises(ValueError, match=reason):
         FactorizedEmbedding.from_dense(nn.Embedding(ROWS, WIDTH, **options))
     model = nn.Sequential(nn.Embedding(ROWS, WIDTH, **options))
-    assert type(factorize(model, rank_scale=0.5, embeddings=True)[0]) is nn.Embedding
+    with pytest.raises(ValueError, match=reason):
+        factorize(model, rank_scale=0.5, embeddings=True)
 
 
 def small_model() -> nn.Sequential:
@@ -91,7 +92,7 @@ def test_embeddings_of_a_model_are_factorized_on_request():
     assert type(model[0]) is FactorizedEmbedding and model[0].rank == 3
     tokens = torch.randint(0, ROWS, (4,))
     before = model(tokens)
-    assert [line.split()[0] for line in report(model, tokens).splitlines()] == ["layer", "0", "1", "(model)"]
+    assert [line.split()[0] for line in report(model, tokens).splitlines()][:3] == ["layer", "0", "1"]
     merge(model)
     assert type(model[0]) is nn.Embedding
     torch.testing.assert_close(model(tokens), before)
@@ -108,7 +109,7 @@ def test_tied_embeddings_stay_dense():
     """The output layer has the table as its weight: there is nothing that could share the factors."""
     model = nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS, bias=False))
     model[1].weight = model[0].weight
-    assert type(factorize(model, rank_scale=0.5, embeddings=True)[0]) is nn.Embedding
+    assert type(factorize(model, rank_scale=0.5, embeddings=True, strict=False)[0]) is nn.Embedding
 
 
 def test_scores_of_a_tied_output_layer():
