@@ -158,7 +158,7 @@ def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[B
     record = run.begin()
     decay = factorized.FrobeniusDecay(model, args.weight_decay) if args.wd2fd else None
     words = factorized.describe_decay(optimizer, decay)
-    training.tell(run, f"{args.network}{args.depth}", data, counts, words, budget)
+    training.tell(run, f"{args.network}{args.depth}", model, data, counts, words, budget)
 
     def log_rate(epoch: int) -> None:
         record.scalars({"train/lr": rate(epoch), "hyper/lr": rate(epoch)}, epoch)

@@ -147,7 +147,7 @@ def train(
     record = run.begin()
     network = f"WRN-{args.wrn_depth}-{args.wrn_width:g}" if args.network == "WideResNet" else args.network
     name = f"{network} of {args.conv or args.module}"
-    training.tell(run, name, batches, counts, factorized.describe_decay(optimizer, decay), budget)
+    training.tell(run, name, model, batches, counts, factorized.describe_decay(optimizer, decay), budget)
     if objective.teacher is not None:
         plain = dataclasses.replace(classifier, model=objective.teacher, objective=cross_entropy)
         record.line(f"teacher: error {100 - plain.evaluate(valid).top1:.2f}% of {len(valid.data)} images")

@@ -176,6 +176,7 @@ def settle(
 def tell(
     run: Run,
     network: str,
+    model: nn.Module,
     data: tuple[Batches, Batches, Batches],
     counts: Factorization,
     decay: str,
@@ -185,6 +186,7 @@ def tell(
 
     Args:
         network: in words.
+        model: that network.
         data: to train, validate and test on.
         decay: in words.
         budget: of decay (`settle`).
@@ -202,6 +204,8 @@ def tell(
     precision = "float32" if computing.amp is None else f"{args.amp} by autocast"
     say(f"network: {network} on {computing.device}{processes}, {precision}{order}{', compiled' * computing.compile}")
     say(describe(counts))
+    if counts.compressed != counts.original:
+        say(f"layers: {factorized.summary(model).closing_line}")
     share = "" if budget is None else f"; decay budget {budget:.3g}"
     say(f"decay: {decay}{share}")
     begun = f", from {run.source}" if run.source else ""

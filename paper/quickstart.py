@@ -45,7 +45,7 @@ Training it on images of digits, dense and factorized four ways, with {seeds} se
 
 EXPLANATION = """\
 What to see in {figure}:
-  left    The training loss after each epoch. A better start and the right decay show at once, in the first epoch.
+  left    The training loss after each epoch. A better start shows in the first one, Frobenius decay from the next on.
   middle  The accuracy on the test images. The band is the range over the seeds.
   right   The mean Frobenius norm of the convolutions' weights. Factors with a random start of their own multiply out to
           weights far from the size that a dense network starts with; spectral initialization starts at the dense one's

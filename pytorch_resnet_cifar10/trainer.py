@@ -171,7 +171,7 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
         recorder.load(run.source.parent / NORMS)
     training.rehearse(run, model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
     record = run.begin(first_epoch)
-    training.tell(run, args.arch, data, counts, words_of_decay(args, model, optimizer), budget)
+    training.tell(run, args.arch, model, data, counts, words_of_decay(args, model, optimizer), budget)
 
     def after_step(epoch: int, iteration: int) -> None:
         for watcher in (recorder, imposer):  # norms are recorded as they are before others are imposed

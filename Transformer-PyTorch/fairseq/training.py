@@ -4,6 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
+from factorized import summary
 from lab import checkpoint
 from lab.cli import UserError
 from lab.devices import Computing
@@ -242,10 +243,12 @@ class Training:
             lines.append(f"| {args.data} {subset} {len(corpus)} examples")
         original, parameters = self._parameter_counts()
         ratio = f" ({parameters / original:.5f} of {original} dense)" if parameters != original else ""
+        layers = [f"| {summary(self.trainer.model).closing_line}"] if parameters != original else []
         return [
             *lines,
             f"| model {args.arch}, criterion {args.criterion}",
             f"| num. model params: {parameters}{ratio}",
+            *layers,
             f"| training on {computing.world_size} x {computing.device}",
             f"| max tokens per process = {args.max_tokens} and max sentences per process = {args.max_sentences}",
         ]
