@@ -2,98 +2,156 @@
 
 A block Krylov space (Musco and Musco 2015, https://arxiv.org/abs/1504.05477): start with a few random vectors, multiply
 by `W^T W` again and again, keep an orthonormal basis of all that appears, and take the eigenvectors within it. On the
-flat spectrum of a random kernel, 14 directions of 1536 take a basis of about 210.
+flat spectrum of a random kernel, 14 directions of 1536 take a basis of about 210. On spectra that decay, as those of
+trained weights, a basis of half as many directions again as are wanted is often enough, whatever their number.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-_BLOCK = 16  # vectors multiplied at a time: enough for matrix products at full speed, few enough to stop in time
+_BLOCKS = 16, 128  # vectors multiplied at a time: enough for matrix products at full speed, few enough to stop in time
 _SMALLEST_SIZE = 256  # below that LAPACK is as fast
-_FEW = 1 / 40  # share of the directions up to which this is faster
+_FEW = 1 / 40, 1 / 5  # shares, of directions and of the basis that they take, up to which this is faster if flat
+_SOME = 0.3  # share of the directions up to which it is if the spectrum decays
+_MOST = 1 / 2, 3 / 4  # share of the directions that the basis may take, if flat and if the spectrum decays
 _TOLERANCE = 1e-5  # by which the error of the truncated product may exceed the smallest possible one, relative to that
-_CAUTION = 1.375  # factor on the estimate of that excess
-_SMALLEST = 2.5e-3  # eigenvalue, relative to the first: squared, smaller directions drown in rounding errors
+_HOPE = 0.75  # the excess falls faster and faster: share of the way to its end that its fall so far predicts
+_CANCELLED = 1e-4  # share of the squared norm below which the difference of the whole and the kept is not exact
+_ROUNDING = 1e-6  # share of the norm that any decomposition in single precision misses
+_FLAT = 1 / 8  # share of the directions that a flat spectrum has at least, see `flat`
 
 
-def pays(batch: Tensor, count: int) -> bool:
+def flat(batch: Tensor) -> bool:
+    """Tell whether the singular values of matrices `(b, m, n)`, m >= n, are of one size for the most part.
+
+    Seen as equal ones, they would be `(sum sigma^2)^2 / sum sigma^4` in number: two thirds of all for a random square
+    kernel, a few for spectra that decay. The denominator is estimated from products with random vectors.
+    """
+    n = batch.shape[-1]
+    block = _start(batch, _BLOCKS[0])
+    scaled = batch / batch.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(batch.dtype).tiny)
+    squares = scaled.square().sum((-2, -1))
+    fourths = (scaled.mT @ (scaled @ block)).square().sum((-2, -1)) / block.shape[-1]
+    return bool((squares.square() >= _FLAT * n * fourths).all())
+
+
+def pays(batch: Tensor, count: int, is_flat: bool) -> bool:
     """Tell whether this is the fast way for matrices `(b, m, n)`, m >= n. It is for single precision only."""
     n = batch.shape[-1]
-    return batch.dtype == torch.float32 and n >= _SMALLEST_SIZE and count <= _FEW * n
+    if batch.dtype != torch.float32 or n < _SMALLEST_SIZE:
+        return False
+    few = count <= _FEW[0] * n or _basis_of_flat(n, count) <= _FEW[1] * n
+    return few if is_flat else few or count <= _SOME * n
 
 
-def leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return `P (b, m, count)`, `sigma (b, count)` descending and `QT (b, count, n)` of every matrix `(b, m, n)`.
+def leading_directions(batch: Tensor, count: int, is_flat: bool) -> tuple[Tensor, Tensor] | None:
+    """Return orthonormal columns `Q (b, n, count)` that span the leading right singular vectors, and `W Q`.
+
+    Columns of `W Q` are orthogonal up to rounding, too, and descend in length.
 
     None if it does not pay or not converge in a basis of n / 2 vectors, or numbers over- or underflow. The start is the
     same every time, and no random number of the global generator is drawn.
     """
-    found = []
-    for matrix in batch if pays(batch, count) else ():
-        triples = _of_matrix(matrix, count)
-        if triples is None:
-            return None
-        found.append(triples)
-    if not found:
+    if not pays(batch, count, is_flat):
         return None
-    P, sigma, QT = map(torch.stack, zip(*found))
-    return P, sigma, QT
+    columns, images = [], []
+    for matrix in batch:
+        pair = _of_matrix(matrix, count, is_flat)
+        if pair is None:
+            return None
+        columns.append(pair[0])
+        images.append(pair[1])
+    return torch.stack(columns), torch.stack(images)
 
 
-def _of_matrix(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:
+def _basis_of_flat(n: int, count: int) -> float:
+    """Return what random kernels need at least: the largest eigenvalues lie n^(-2/3) apart: n^(1/3) steps."""
+    return n ** (1 / 3) * (6 + 3.2 * count**0.5)
+
+
+def _start(matrix: Tensor, columns: int) -> Tensor:
+    start = torch.randn(matrix.shape[-1], columns, generator=torch.Generator().manual_seed(0))
+    return start.to(matrix)
+
+
+def _of_matrix(matrix: Tensor, count: int, is_flat: bool) -> tuple[Tensor, Tensor] | None:
     m, n = matrix.shape
-    total = matrix.norm().square()  # the sum of all squared singular values
+    total = torch.linalg.vector_norm(matrix).double().square()  # the sum of all squared singular values
     if not 0 < total < torch.inf:
         return None
-    most = n // 2 // _BLOCK * _BLOCK
+    step = _BLOCKS[0] if is_flat else min(max(_BLOCKS[0], count // 8 // 16 * 16), _BLOCKS[1])
+    most = int(n * _MOST[not is_flat]) // step * step
     # Columns are contiguous. In products the large matrix is on the left: that is what BLAS splits among threads.
     basis, images = matrix.new_empty(most, n).mT, matrix.new_empty(most, m).mT  # images = W basis
-    gram = matrix.new_empty(most, most)  # lower triangle of images^T images
-    start = torch.randn(n, _BLOCK, generator=torch.Generator().manual_seed(0))
-    block = torch.linalg.qr(start.to(matrix)).Q
-    # What random kernels need at least: their largest eigenvalues lie n^(-2/3) apart, which takes n^(1/3) steps.
-    enough = n ** (1 / 3) * (6 + 3.2 * count**0.5)
-    for width in range(_BLOCK, most + 1, _BLOCK):
-        new = slice(width - _BLOCK, width)
+    gram = matrix.new_empty(most, most, dtype=torch.float64)  # lower triangle of images^T images
+    block = torch.linalg.qr(_start(matrix, step)).Q
+    enough = _basis_of_flat(n, count) if is_flat else 1.4 * count + 2 * step
+    before: tuple[int, float] | None = None
+    for width in range(step, most + 1, step):
+        new = slice(width - step, width)
         basis[:, new] = block
         images[:, new] = matrix @ block
-        block, R, coordinates = _orthonormal(matrix.mT @ images[:, new], basis[:, :width])
-        gram[new, :width] = coordinates.mT
+        gram[new, :width] = images[:, new].mT @ images[:, :width]
+        block, R = _orthonormal(matrix.mT @ images[:, new], basis[:, :width], once=is_flat)
         if width < enough and width < most:
             continue
+        # In double precision: squared, small singular values drown in the rounding errors of large ones.
         eigenvalues, vectors = torch.linalg.eigh(gram[:width, :width])
-        eigenvalues, vectors = eigenvalues[-count:].flip(0), vectors[:, -count:].flip(1)
+        eigenvalues, vectors = eigenvalues.flip(0), vectors[:, -count:].flip(1)
         # W^T W leads out of the basis only from its last block, to the next.
-        excess = relative_excess(R @ vectors[-_BLOCK:], eigenvalues, total)
-        if excess <= _TOLERANCE and eigenvalues[-1] > _SMALLEST * eigenvalues[0]:
-            sigma = eigenvalues.sqrt()
-            return images[:, :width] @ vectors / sigma, sigma, (basis[:, :width] @ vectors).mT
+        excess = _excess(R.double() @ vectors[-step:], eigenvalues, count, total, n)
+        if excess <= _TOLERANCE:
+            vectors = vectors.to(matrix)
+            return basis[:, :width] @ vectors, images[:, :width] @ vectors
+        enough = width + max(step, width // 16)
+        if not is_flat:  # a wider basis is cheap, and a look at it is not
+            steps = math.log10(excess / _TOLERANCE)  # at first guess: a decade each
+            if before is not None:
+                decades = math.log10(before[1] / excess) / ((width - before[0]) / step)
+                steps = steps / decades if decades > 0 else math.inf
+                if width + _HOPE * steps * step > most:
+                    return None
+            enough = max(enough, width + _HOPE * steps * step)
+            before = width, excess
     return None
 
 
-def relative_excess(residuals: Tensor, eigenvalues: Tensor, total: Tensor) -> Tensor:
+def _excess(residuals: Tensor, eigenvalues: Tensor, count: int, total: Tensor, n: int) -> float:
     """Return an estimate of what the truncation error exceeds the smallest possible one by, relative to that.
 
     Within a basis, eigenvalues come out too small by about `residual^2` over their distance to those that the residual
-    is made of. Spread below the last one kept, densest in the middle as on a semicircle, these act from a distance of a
-    quarter of it. On random kernels that estimate was too low by up to a fourth, which `_CAUTION` makes up for.
+    is made of. Those are the ones outside the basis, and act as if they were near the last one kept, at a quarter of
+    its distance to their mean: random kernels, and flat spectra from which a few stand out, ask for that much caution.
 
     Args:
-        residuals: `W^T W q - lambda q` for every eigenvector, in columns.
-        eigenvalues: descending.
-        total: the sum of all eigenvalues, kept or not.
+        residuals: `W^T W q - lambda q` for every eigenvector kept, in columns.
+        eigenvalues: within the basis, descending.
+        count: how many of them are kept.
+        total: the sum of all `n` eigenvalues of the matrix.
     """
-    missing = _CAUTION * 4 * residuals.square().sum() / eigenvalues[-1]
-    error = (total - eigenvalues.sum()).clamp_min(torch.finfo(total.dtype).eps * total)
-    return missing / (2 * error)
+    kept, left = eigenvalues[:count], eigenvalues[count:].clamp_min(0).sum()
+    rounding = _ROUNDING**2 * total
+    last, mean = kept[-1].clamp_min(rounding), (total - kept.sum() - left).clamp_min(0) / (n - len(eigenvalues))
+    distance = (last - mean).clamp_min(torch.finfo(torch.float32).eps * last) / 4
+    error = total - kept.sum()
+    if error < _CANCELLED * total:
+        error = left  # of the basis only, which is less and errs on the safe side
+    missing = (residuals.square().sum() / distance - rounding).clamp_min(0)
+    return (missing / (2 * error.clamp_min(rounding))).item()
 
 
-def _orthonormal(columns: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return an orthonormal basis of what `columns` have beyond those of `known`, and both coordinates."""
-    size = columns.norm(dim=0)
-    coordinates = known.mT @ columns
-    Q, R = torch.linalg.qr(columns - known @ coordinates)
-    if (R.diagonal().abs() < 0.1 * size).any():  # most has cancelled, and rounding errors stand out
-        Q, again = torch.linalg.qr(Q - known @ (known.mT @ Q))
-        R = again @ R
-    return Q, R, coordinates
+def _orthonormal(columns: Tensor, known: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+    """Return an orthonormal basis of what `columns` have beyond those of `known`, and the coordinates in it.
+
+    Where most cancels, rounding errors stand out, and that `known` is not quite orthonormal does. So it is done again,
+    also where little cancels unless `once`: a tenfold loss in each of many blocks is no small one in the end.
+    """
+    size, coordinates, least = columns.norm(dim=0), None, 0.1 if once else torch.inf
+    while True:
+        columns, R = torch.linalg.qr(columns - known @ (known.mT @ columns))
+        coordinates = R if coordinates is None else R @ coordinates
+        if not (R.diagonal().abs() < least * size).any():
+            return columns, coordinates
+        size, least = torch.ones_like(size), 0.7

@@ -12,11 +12,16 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from . import decaying, krylov
+from . import krylov
 
-# The Gram route squares singular values, so a direction loses about eps * (sigma_1 / sigma_r)^2 of its
-# orthogonality. Below this fraction of sigma_1 the full SVD is used instead. float32: 0.05, float64: 2e-6.
+# The Gram route squares singular values, so a direction loses about eps * (sigma_1 / sigma_r)^2 of its orthogonality.
+# Below this fraction of sigma_1 the Gram matrix is not used in that precision. float32: 0.05, float64: 2e-6.
 _SMALLEST = {torch.float32: 5e-2, torch.float64: 2e-6}
+
+# Images of vectors that are not longer than this share of the longest one are not orthogonal in single precision.
+_SHORT = 5e-4
+
+_ROWS = 1024  # of a matrix that are converted at a time
 
 # Up to this share of the spectrum, LAPACK's selected-eigenvector driver beats a full eigendecomposition on a CPU.
 _FEW = 0.25
@@ -126,45 +131,56 @@ def _spread(QT: Tensor, free: Tensor) -> Tensor:
 def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return `P (b, m, count)`, `sigma (b, count)`, `QT (b, count, n)` of every matrix of `batch (b, m, n)`.
 
-    Eigenvectors of the smaller Gram matrix cost a fraction of an SVD. They span the leading subspace accurately as
-    long as `sigma_count` is not tiny against `sigma_1`. Where it is, as in trained weights, the Gram matrix is taken in
-    double precision, and where that does not do or overflows, the full SVD. Few directions have faster ways.
+    Eigenvectors of the smaller Gram matrix cost a fraction of an SVD, and so do the leading ones within a Krylov space.
+    Either is as good as an SVD if done in precision enough, which a spectrum that decays asks for. A full SVD is for
+    what is left: matrices in double precision that are too ill-conditioned, and overflow.
     """
     if batch.shape[-2] < batch.shape[-1]:
         Q, sigma, PT = _leading_singular_triples(batch.mT, count)
         return PT.mT, sigma, Q.mT
-    if batch.dtype == torch.float32 and any(map(decaying.decays, batch)):
-        found = [decaying.leading_singular_triples(matrix, count) for matrix in batch]
-        complete = [triples for triples in found if triples is not None]
-        if len(complete) == len(found):
-            P, sigma, QT = map(torch.stack, zip(*complete))
-            return P, sigma, QT
-        precisions = [torch.float64]
-    else:
-        if few := krylov.leading_singular_triples(batch, count):
-            return few
-        precisions = list(dict.fromkeys([batch.dtype, torch.float64]))
-    for precision in precisions:
-        work = batch.to(precision)
-        eigenvalues, Q = _leading_gram_eigenvectors(work, count)
+    single, is_flat = batch.dtype == torch.float32, krylov.flat(batch)
+    if few := krylov.leading_directions(batch, count, is_flat):
+        return _triples_along(batch, *few)
+    if is_flat or not single:
+        eigenvalues, Q = _leading_gram_eigenvectors(batch, count, batch.dtype)
         sigma = eigenvalues.clamp_min(0).sqrt()
-        if (sigma[:, -1] > _SMALLEST[precision] * sigma[:, 0]).all():  # false, too, for NaN from an overflow
-            P = (work @ Q) / sigma[:, None, :]
-            return P.to(batch.dtype), sigma.to(batch.dtype), Q.mT.to(batch.dtype)
+        if (sigma[:, -1] > _SMALLEST[batch.dtype] * sigma[:, 0]).all():  # false, too, for NaN from an overflow
+            return (batch @ Q) / sigma[:, None, :], sigma, Q.mT
+    if single and batch.device.type != "mps":  # which has no double precision
+        eigenvalues, Q = _leading_gram_eigenvectors(batch, count, torch.float64)
+        if eigenvalues.isfinite().all():
+            return _triples_along(batch, Q.float(), batch @ Q.float())
     P, sigma, QT = torch.linalg.svd(batch, full_matrices=False)
     return P[..., :count], sigma[:, :count], QT[:, :count]
 
 
-def _leading_gram_eigenvectors(batch: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _triples_along(batch: Tensor, Q: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return leading singular triples of matrices `W` from their right vectors, (b, n, count), and `W Q`.
+
+    Where the last ones are as short as the rounding errors of the first, which the vectors share with them, it takes a
+    small SVD to tell them apart.
+    """
+    sigma = torch.linalg.vector_norm(images, dim=-2, dtype=torch.float64)  # which does not overflow
+    if (sigma[:, -1] > _SHORT * sigma[:, 0]).all():
+        sigma = sigma.to(images)
+        return images / sigma[:, None, :], sigma, Q.mT
+    Q = torch.linalg.qr(Q).Q
+    left, R = torch.linalg.qr(batch @ Q)
+    P, sigma, QT = torch.linalg.svd(R.double())
+    return left @ P.to(left), sigma.to(left), QT.to(Q) @ Q.mT
+
+
+def _leading_gram_eigenvectors(batch: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the `count` largest eigenvalues, descending, and eigenvectors of `A^T A`, `A` in `batch (b, m, n)`.
 
-    All NaN where the Gram matrix overflows or its eigenvalues are not found.
+    They are computed in `dtype`, and all NaN where the Gram matrix overflows or its eigenvalues are not found.
     """
     if batch.device.type == "cpu" and count <= _FEW * batch.shape[-1]:
-        found = [_few_gram_eigenvectors(matrix.numpy(), count) for matrix in batch]
+        found = [_few_gram_eigenvectors(matrix, count, dtype) for matrix in batch]
         eigenvalues, vectors = (torch.stack([torch.from_numpy(part) for part in parts]) for parts in zip(*found))
     else:
-        gram = batch.mT @ batch
+        parts = (rows.to(dtype) for rows in batch.split(_ROWS, dim=-2))
+        gram = torch.stack([part.mT @ part for part in parts]).sum(0)
         if not gram.diagonal(dim1=-2, dim2=-1).isfinite().all():
             return gram.new_full((len(gram), count), torch.nan), gram[..., :count]
         eigenvalues, vectors = torch.linalg.eigh(gram)
@@ -172,15 +188,18 @@ def _leading_gram_eigenvectors(batch: Tensor, count: int) -> tuple[Tensor, Tenso
     return eigenvalues.flip(-1), vectors.flip(-1)
 
 
-def _few_gram_eigenvectors(matrix: numpy.ndarray, count: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _few_gram_eigenvectors(matrix: Tensor, count: int, dtype: torch.dtype) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return eigenvalues (count,), ascending, and eigenvectors (n, count) of `matrix^T matrix`; NaN where it fails."""
     n = matrix.shape[1]
-    lower_gram = scipy.linalg.get_blas_funcs("syrk", (matrix,))(1.0, matrix.T, lower=1)
+    first, *others = (rows.to(dtype).numpy().T for rows in matrix.split(_ROWS))
+    syrk = scipy.linalg.get_blas_funcs("syrk", (first,))
+    lower_gram = syrk(1.0, first, lower=1)
+    for part in others:
+        lower_gram = syrk(1.0, part, beta=1.0, c=lower_gram, lower=1, overwrite_c=1)
+    failed = numpy.full(count, numpy.nan, lower_gram.dtype), numpy.zeros((n, count), lower_gram.dtype)
     if not numpy.isfinite(lower_gram.diagonal()).all():
-        return numpy.full(count, numpy.nan, matrix.dtype), numpy.zeros((n, count), matrix.dtype)
+        return failed
     values, vectors = scipy.linalg.eigh(
         lower_gram, subset_by_index=[n - count, n - 1], driver="evr", check_finite=False
     )
-    if len(values) < count:  # the driver can lose some of many equal ones
-        return numpy.full(count, numpy.nan, matrix.dtype), numpy.zeros((n, count), matrix.dtype)
-    return values, vectors
+    return (values, vectors) if len(values) == count else failed  # the driver can lose some of many equal ones

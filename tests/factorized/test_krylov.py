@@ -64,7 +64,7 @@ def test_error_is_the_smallest_possible(shape, rank):
     """On several random kernels, to the tolerance of the method."""
     for _ in range(3):
         matrix = torch.randn(shape) / 30
-        assert krylov.leading_singular_triples(matrix[None], rank) is not None
+        assert krylov.leading_directions(matrix[None], rank, is_flat=True) is not None
         assert abs(excess(matrix, *spectral_init(matrix, rank))) < 1e-5
 
 
@@ -97,8 +97,63 @@ def test_same_result_every_time_without_global_random_numbers():
     assert all(torch.equal(one, other) for one, other in zip(first, second))
 
 
+DECAYING = {
+    "inverse": lambda k, rank: 1 / k,
+    "root": lambda k, rank: k**-0.5,
+    "exponential": lambda k, rank: torch.exp(-3 * k / rank),
+    "slowly exponential": lambda k, rank: torch.exp(-k / 55),
+    "few above many": lambda k, rank: 0.2 + 3 / k,
+}
+
+
+@pytest.mark.parametrize("kind", DECAYING)
+@pytest.mark.parametrize("shape, rank", [((512, 512), 16), ((640, 512), 64), ((512, 512), 128)])
+def test_decaying_spectra_need_no_decomposition_of_the_whole(kind, shape, rank, monkeypatch):
+    """The error is the smallest possible one and both factors are orthogonal, up to a quarter of the rank."""
+    matrix = matrix_with_spectrum(DECAYING[kind](torch.arange(1.0, 513), rank), *shape)
+    assert not krylov.flat(matrix[None])
+    monkeypatch.setattr(torch.linalg, "svd", None)
+    monkeypatch.setattr("factorized.linalg.spectral._leading_gram_eigenvectors", None)
+    U, VT = spectral_init(matrix, rank)
+    assert abs(excess(matrix, U, VT)) < 1e-5
+    for factor in (U.mT, VT):
+        rows = torch.nn.functional.normalize(factor, dim=-1)
+        torch.testing.assert_close(rows @ rows.mT, torch.eye(rank), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("exponent", [0, -1, -6])
+def test_the_gram_matrix_takes_over_where_the_basis_would_be_too_wide(exponent, svd_of_whole):
+    """A third of the directions or more."""
+    sigma = torch.logspace(0, exponent, 256) if exponent else 1 / torch.arange(1.0, 257)
+    matrix = matrix_with_spectrum(sigma, 300, 256)
+    assert not krylov.pays(matrix[None], 120, is_flat=False)
+    U, VT = spectral_init(matrix, 120)
+    assert abs(excess(matrix, U, VT)) < 1e-5
+    assert not svd_of_whole
+
+
+@pytest.fixture
+def svd_of_whole(monkeypatch):
+    """The matrices decomposed so far that are not square."""
+    seen, svd = [], torch.linalg.svd
+    record = lambda matrix, **options: matrix.shape[-1] != matrix.shape[-2] and seen.append(matrix)  # noqa: E731
+    monkeypatch.setattr(torch.linalg, "svd", lambda matrix, **o: (record(matrix), svd(matrix, **o))[1])
+    return seen
+
+
+def test_flatness():
+    """A random kernel is flat, of any shape and size; one direction, or a spectrum that decays, is not."""
+    for shape in ((300, 300), (1200, 300), (40, 30)):
+        assert krylov.flat(torch.randn(2, *shape) * 1e25)
+    assert krylov.flat(torch.zeros(1, 300, 300))
+    assert not krylov.flat(torch.full((1, 520, 300), 1e30))
+    assert not krylov.flat(torch.ones(1, 300, 300) + torch.randn(300, 300) / 100)
+    assert not krylov.flat(torch.stack([torch.randn(300, 300), torch.ones(300, 300)]))
+
+
 @pytest.mark.parametrize(("matrix", "count"), [(torch.ones(1, 255, 255), 2), (torch.ones(1, 512, 512), 13)])
 def test_small_matrices_and_many_directions_take_the_other_way(matrix, count):
-    assert not krylov.pays(matrix, count)
-    assert krylov.leading_singular_triples(matrix, count) is None
-    assert not krylov.pays(torch.ones(1, 512, 512, dtype=torch.float64), 2)
+    assert not krylov.pays(matrix, count, is_flat=True)
+    assert krylov.leading_directions(matrix, count, is_flat=True) is None
+    for is_flat in (True, False):
+        assert not krylov.pays(torch.ones(1, 512, 512, dtype=torch.float64), 2, is_flat)

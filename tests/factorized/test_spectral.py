@@ -54,20 +54,33 @@ def test_gram_route_matches_the_truncation_error(shape, rank, svd_calls):
 
 
 @pytest.mark.parametrize(
-    "dtype, last, svds",
+    "dtype, last, full",
     [(torch.float32, 0.01, 0), (torch.float32, 1e-5, 0), (torch.float64, 1e-7, 1), (torch.float64, 1e-11, 1)],
 )
 @pytest.mark.parametrize("shape", [(50, 40), (40, 50)])
-def test_ill_conditioned_matrices_are_not_squared_in_their_own_precision(shape, dtype, last, svds, svd_calls):
-    """That would lose the small directions: single precision is squared in double, and double takes an SVD."""
+def test_ill_conditioned_matrices_keep_their_small_directions(shape, dtype, last, full, svd_calls):
+    """Squaring the spectrum would lose them: single precision is squared in double, for double there is only an SVD."""
     sigma = torch.logspace(0, torch.tensor(last).log10().item(), 40, dtype=dtype)
     matrix = matrix_with_spectrum(sigma, *shape)
     U, VT = spectral_init(matrix, 40)
-    assert len(svd_calls) == svds
+    assert sum(50 in matrices.shape for matrices, *_ in svd_calls) == full
     assert relative_error(U @ VT, matrix) < 100 * torch.finfo(dtype).eps
     for factor in (U, VT.mT):
         columns = torch.nn.functional.normalize(factor, dim=0)
         assert (columns.mT @ columns - torch.eye(40, dtype=dtype)).abs().max() < 100 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("shape", [(300, 280), (280, 300), (60, 50), (2, 60, 50)])
+@pytest.mark.parametrize("rank", [10, 20])
+def test_below_the_precision_of_the_matrix_directions_stay_orthogonal(shape, rank):
+    """Rank 12 and a spectrum that ends there at 1e-6: beyond it there are rounding errors or nothing."""
+    sigma = torch.logspace(0, -6, 12)
+    lead = (shape[0],) if len(shape) == 3 else ()
+    matrix = matrix_with_spectrum(sigma, *shape[-2:]).expand(*lead, -1, -1)
+    U, VT = spectral_init(matrix, rank)
+    assert (matrix - U @ VT).abs().max() < sigma[rank:].sum() + 1e-6
+    rows = torch.nn.functional.normalize(VT, dim=-1)
+    torch.testing.assert_close(rows @ rows.mT, torch.eye(rank).expand(*lead, -1, -1), rtol=0, atol=1e-5)
 
 
 def test_a_batch_equals_its_slices_one_by_one():
