@@ -12,7 +12,7 @@ from .budget import parameter_count
 from .cost import cheaper_path
 from .eligible import Weight, weights
 from .handover import DENSE_REASON
-from .patterns import factorized_modules, named_modules
+from .patterns import factorized_modules, named_modules, wrapped_by
 from .protocol import is_contracted
 from .usage import check_model
 
@@ -242,8 +242,11 @@ def _calls(model: nn.Module, modules: set[nn.Module], example_input: Any) -> dic
     handles = [module.register_forward_hook(remember, with_kwargs=True) for module in modules]
     in_training = [module for module in model.modules() if module.training]
     model.eval()
+    bare = model  # a compiled program does not come by the hooks
+    while (wrapper := wrapped_by(bare)) in ("_orig_mod", "module"):
+        bare = bare.get_submodule(wrapper)
     try:
-        run(model, example_input)
+        run(bare, example_input)
     finally:
         for module in in_training:
             module.training = True

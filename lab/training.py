@@ -186,7 +186,7 @@ def tell(
 
     Args:
         network: in words.
-        model: that network.
+        model: the network, on its device.
         data: to train, validate and test on.
         decay: in words.
         budget: of decay (`settle`).
@@ -205,7 +205,8 @@ def tell(
     say(f"network: {network} on {computing.device}{processes}, {precision}{order}{', compiled' * computing.compile}")
     say(describe(counts))
     if counts.compressed != counts.original:
-        say(f"layers: {factorized.summary(model).closing_line}")
+        example = torch.zeros(1, 3, height, width, device=computing.device)
+        say(f"layers: {factorized.summary(model, example).closing_line}")
     share = "" if budget is None else f"; decay budget {budget:.3g}"
     say(f"decay: {decay}{share}")
     begun = f", from {run.source}" if run.source else ""

@@ -41,7 +41,7 @@ def train(study, mode: str, *flags: object) -> Path:
     ran = torchrun("deficient-efficient", "deficient-efficient/main.py", *command)
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
-    start = ["data:", "network:", "weights:", "decay:", "run:", *["teacher:"] * (mode == "student")]
+    start = ["data:", "network:", "weights:", "layers:", "decay:", "run:", *["teacher:"] * (mode == "student")]
     assert [line.split()[0] for line in lines] == [*start, "epoch", "epoch", "best", "in", "a"]
     return Path(flags[-1])
 

@@ -76,6 +76,13 @@ def test_a_layer_that_is_called_twice_counts_twice():
     assert rows_of(model, torch.ones(5, 6))["0"].dense_multiply_adds == 2 * 5 * 36
 
 
+def test_a_compiled_model_is_looked_into(model):
+    expected = summary(model, X)
+    compiled = torch.compile(model, backend="eager")
+    compiled(X)
+    assert summary(compiled, X) == expected == summary(nn.DataParallel(model), X)
+
+
 def test_attention_and_other_dense_weights_have_lines_with_reasons():
     encoder = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
     model = nn.Sequential(encoder, nn.Linear(16, 4))

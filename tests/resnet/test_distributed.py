@@ -37,7 +37,7 @@ def test_the_trainer_in_two_processes(folder):
     """One set of files and one set of lines."""
     ran = torchrun("tests.resnet.tiny", *FLAGS, str(folder))
     assert ran.returncode == 0, ran.stderr
-    begins = ["data:", "network:", "weights:", "decay:", "run:", "epoch", "best", "in", "evaluate:"]
+    begins = ["data:", "network:", "weights:", "layers:", "decay:", "run:", "epoch", "best", "in", "evaluate:"]
     assert [line.split()[0] for line in ran.stdout.splitlines()] == begins
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
     assert names == {"args.json", "results.json", "model.th", "best.th", "checkpoint.th", "frobnorms.tensor"}
