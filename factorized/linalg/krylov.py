@@ -16,7 +16,8 @@ _SMALLEST_SIZE = 256  # below that LAPACK is as fast
 _FEW = 1 / 40, 1 / 5  # shares, of directions and of the basis that they take, up to which this is faster if flat
 _SOME = 0.3  # share of the directions up to which it is if the spectrum decays
 _MOST = 1 / 2, 3 / 4  # share of the directions that the basis may take, if flat and if the spectrum decays
-_TOLERANCE = 1e-5  # by which the error of the truncated product may exceed the smallest possible one, relative to that
+TOLERANCE = 1e-5  # by which the error of the truncated product may exceed the smallest possible one, relative to that
+_CAUTION = 1.375  # factor on the estimate of that excess: on random kernels it is too low by up to a fourth
 _HOPE = 0.75  # the excess falls faster and faster: share of the way to its end that its fall so far predicts
 _CANCELLED = 1e-4  # share of the squared norm below which the difference of the whole and the kept is not exact
 _ROUNDING = 1e-6  # share of the norm that any decomposition in single precision misses
@@ -46,11 +47,14 @@ def pays(batch: Tensor, count: int, is_flat: bool) -> bool:
     return few if is_flat else few or count <= _SOME * n
 
 
-def leading_directions(batch: Tensor, count: int, is_flat: bool) -> tuple[Tensor, Tensor] | None:
+def leading_directions(
+    batch: Tensor, count: int, is_flat: bool, tolerance: float = TOLERANCE
+) -> tuple[Tensor, Tensor] | None:
     """Return orthonormal columns `Q (b, n, count)` that span the leading right singular vectors, and `W Q`.
 
     Columns of `W Q` are orthogonal up to rounding, too, and descend in length.
 
+    Their truncation error exceeds the smallest possible one by about `tolerance` at most, relative to that.
     None if it does not pay or not converge in a basis of n / 2 vectors, or numbers over- or underflow. The start is the
     same every time, and no random number of the global generator is drawn.
     """
@@ -58,7 +62,7 @@ def leading_directions(batch: Tensor, count: int, is_flat: bool) -> tuple[Tensor
         return None
     columns, images = [], []
     for matrix in batch:
-        pair = _of_matrix(matrix, count, is_flat)
+        pair = _of_matrix(matrix, count, is_flat, tolerance)
         if pair is None:
             return None
         columns.append(pair[0])
@@ -76,7 +80,7 @@ def _start(matrix: Tensor, columns: int) -> Tensor:
     return start.to(matrix)
 
 
-def _of_matrix(matrix: Tensor, count: int, is_flat: bool) -> tuple[Tensor, Tensor] | None:
+def _of_matrix(matrix: Tensor, count: int, is_flat: bool, tolerance: float) -> tuple[Tensor, Tensor] | None:
     m, n = matrix.shape
     total = torch.linalg.vector_norm(matrix).double().square()  # the sum of all squared singular values
     if not 0 < total < torch.inf:
@@ -87,7 +91,9 @@ def _of_matrix(matrix: Tensor, count: int, is_flat: bool) -> tuple[Tensor, Tenso
     basis, images = matrix.new_empty(most, n).mT, matrix.new_empty(most, m).mT  # images = W basis
     gram = matrix.new_empty(most, most, dtype=torch.float64)  # lower triangle of images^T images
     block = torch.linalg.qr(_start(matrix, step)).Q
-    enough = _basis_of_flat(n, count) if is_flat else 1.4 * count + 2 * step
+    enough = 1.4 * count + 2 * step
+    if is_flat:  # the excess falls by a factor with every vector
+        enough = _basis_of_flat(n, count) * min(1, math.log(tolerance) / math.log(TOLERANCE))
     before: tuple[int, float] | None = None
     for width in range(step, most + 1, step):
         new = slice(width - step, width)
@@ -102,12 +108,12 @@ def _of_matrix(matrix: Tensor, count: int, is_flat: bool) -> tuple[Tensor, Tenso
         eigenvalues, vectors = eigenvalues.flip(0), vectors[:, -count:].flip(1)
         # W^T W leads out of the basis only from its last block, to the next.
         excess = _excess(R.double() @ vectors[-step:], eigenvalues, count, total, n)
-        if excess <= _TOLERANCE:
+        if excess <= tolerance:
             vectors = vectors.to(matrix)
             return basis[:, :width] @ vectors, images[:, :width] @ vectors
         enough = width + max(step, width // 16)
         if not is_flat:  # a wider basis is cheap, and a look at it is not
-            steps = math.log10(excess / _TOLERANCE)  # at first guess: a decade each
+            steps = math.log10(excess / tolerance)  # at first guess: a decade each
             if before is not None:
                 decades = math.log10(before[1] / excess) / ((width - before[0]) / step)
                 steps = steps / decades if decades > 0 else math.inf
@@ -138,7 +144,7 @@ def _excess(residuals: Tensor, eigenvalues: Tensor, count: int, total: Tensor, n
     error = total - kept.sum()
     if error < _CANCELLED * total:
         error = left  # of the basis only, which is less and errs on the safe side
-    missing = (residuals.square().sum() / distance - rounding).clamp_min(0)
+    missing = (_CAUTION * residuals.square().sum() / distance - rounding).clamp_min(0)
     return (missing / (2 * error.clamp_min(rounding))).item()
 
 

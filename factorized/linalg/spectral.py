@@ -27,13 +27,15 @@ _ROWS = 1024  # of a matrix that are converted at a time
 _FEW = 0.25
 
 
-def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def spectral_init(matrix: Tensor, rank: int, tolerance: float = krylov.TOLERANCE) -> tuple[Tensor, Tensor]:
     """Return `(U, VT)`, the balanced factors of the best rank-`rank` approximation of `matrix`.
 
     Args:
         matrix: shape `(..., m, n)`; leading dimensions are a batch of independent matrices.
         rank: number of columns of `U`. Above `min(m, n)` the surplus columns of `U` and rows of `VT` are zero, as
             published: they count as parameters, but in a two-factor layer their gradient is exactly zero for ever.
+        tolerance: by about how much the error of `U VT` may exceed the smallest possible one, as a share of that. It
+            only matters to large matrices of which few directions are kept, which a looser one makes faster.
 
     Returns:
         `U` of shape `(..., m, rank)` and `VT` of shape `(..., rank, n)`, in the dtype and on the device of `matrix`. A
@@ -41,18 +43,20 @@ def spectral_init(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         orthogonal to the others, so that it can learn.
 
     Raises:
-        ValueError: if `rank` is below 1 or `matrix` has fewer than two dimensions.
+        ValueError: if `rank` is below 1, `tolerance` not between 0 and 1, or `matrix` has fewer than two dimensions.
     """
     if matrix.dim() < 2:
         raise ValueError(f"spectral_init needs a matrix or a batch of them, not a shape of {tuple(matrix.shape)}")
     if rank < 1:
         raise ValueError(f"rank must be at least 1, not {rank}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, not {tolerance}")
     work = matrix.detach()
     if work.dtype not in _SMALLEST:
         work = work.float()
     batch = work.reshape(-1, *work.shape[-2:])
     kept = min(rank, *batch.shape[-2:])
-    P, sigma, QT = _leading_singular_triples(batch, kept)
+    P, sigma, QT = _leading_singular_triples(batch, kept, tolerance)
     U = batch.new_zeros(*batch.shape[:-1], rank)
     VT = batch.new_zeros(batch.shape[0], rank, batch.shape[-1])
     left, right, zero = _shares(sigma, max(batch.shape[-2:]))
@@ -128,7 +132,7 @@ def _spread(QT: Tensor, free: Tensor) -> Tensor:
     return torch.where(free, torch.linalg.qr(torch.where(free, random, QT).mT).Q.mT, QT)
 
 
-def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _leading_singular_triples(batch: Tensor, count: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return `P (b, m, count)`, `sigma (b, count)`, `QT (b, count, n)` of every matrix of `batch (b, m, n)`.
 
     Eigenvectors of the smaller Gram matrix cost a fraction of an SVD, and so do the leading ones within a Krylov space.
@@ -136,10 +140,10 @@ def _leading_singular_triples(batch: Tensor, count: int) -> tuple[Tensor, Tensor
     what is left: matrices in double precision that are too ill-conditioned, and overflow.
     """
     if batch.shape[-2] < batch.shape[-1]:
-        Q, sigma, PT = _leading_singular_triples(batch.mT, count)
+        Q, sigma, PT = _leading_singular_triples(batch.mT, count, tolerance)
         return PT.mT, sigma, Q.mT
     single, is_flat = batch.dtype == torch.float32, krylov.flat(batch)
-    if few := krylov.leading_directions(batch, count, is_flat):
+    if few := krylov.leading_directions(batch, count, is_flat, tolerance):
         return _triples_along(batch, *few)
     if is_flat or not single:
         eigenvalues, Q = _leading_gram_eigenvectors(batch, count, batch.dtype)

@@ -121,6 +121,16 @@ def test_decaying_spectra_need_no_decomposition_of_the_whole(kind, shape, rank, 
         torch.testing.assert_close(rows @ rows.mT, torch.eye(rank), rtol=0, atol=2e-5)
 
 
+def test_a_loose_tolerance_is_kept_with_less_work(monkeypatch):
+    """Decompositions within the basis show how wide it grew."""
+    matrix = torch.randn(512, 512) / 22
+    widths, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda gram: widths.append(len(gram)) or eigh(gram))
+    exact, loose = spectral_init(matrix, 12), spectral_init(matrix, 12, tolerance=1e-2)
+    assert excess(matrix, *exact) < 1e-5 < excess(matrix, *loose) < 2e-2
+    assert widths[-1] < max(widths)
+
+
 @pytest.mark.parametrize("exponent", [0, -1, -6])
 def test_the_gram_matrix_takes_over_where_the_basis_would_be_too_wide(exponent, svd_of_whole):
     """A third of the directions or more."""

@@ -144,6 +144,12 @@ def test_wrong_arguments(shape, rank, message):
         spectral_init(torch.randn(shape), rank)
 
 
+@pytest.mark.parametrize("tolerance", [0, -1e-3, 1, float("nan")])
+def test_tolerance_is_a_share(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be between 0 and 1"):
+        spectral_init(torch.randn(4, 4), 2, tolerance)
+
+
 @pytest.mark.parametrize("m, r, n", [(9, 4, 6), (6, 4, 9), (4, 7, 6), (3, 5, 8)])
 def test_batch_init_rewrites_views_of_other_parameters(m, r, n):
     """Products are kept, factors become balanced, and values are written through views (4.2), at any rank."""
