@@ -241,7 +241,7 @@ def refuse_save_pretrained(*args: object, **kwargs: object) -> None:
     """
     raise RuntimeError(
         "save_pretrained of a factorized model would make a folder that loads with random weights: "
-        "save it by factorized.save(model, folder), or make it dense by factorized.merge(model) first"
+        "make it dense by factorized.merge(model) first, or save its state_dict() and load that after the same factorize"
     )
 
 

@@ -153,7 +153,9 @@ def test_closed_streams(closed):
 
 
 def test_interrupted_while_modules_are_imported():
-    done = python("import lab.cli, os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)")
+    # Programs in the background may have inherited that interrupts are ignored.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    done = python(heard + "import lab.cli, os, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)")
     assert (done.returncode, done.stderr) == (130, b"-c: interrupted\n")
     assert b"ZeroDivisionError" in python("import lab.cli; 1 / 0").stderr
 
