@@ -241,7 +241,7 @@ def refuse_save_pretrained(*args: object, **kwargs: object) -> None:
     """
     raise RuntimeError(
         "save_pretrained of a factorized model would make a folder that loads with random weights: "
-        "make it dense by factorized.merge(model) first, or save its state_dict() and load that after the same factorize"
+        "make it dense by factorized.merge(model) first, or save its state_dict() and load it after the same factorize"
     )
 
 
