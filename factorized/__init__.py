@@ -34,6 +34,7 @@ from .metrics import (
 from .model import factorize, matrix_of, merge
 from .patterns import factorized_modules
 from .schedule import coefficient_for, decay_budget
+from .store import load, restructure, save, structure
 from .table import Summary, report, summary
 
 __version__ = "0.2.0"
@@ -68,6 +69,7 @@ __all__ = [
     "frobgrad",
     "imbalance",
     "layer_metrics",
+    "load",
     "matrix_of",
     "merge",
     "non_orthogonality",
@@ -76,6 +78,9 @@ __all__ = [
     "parameter_count",
     "parameter_groups",
     "report",
+    "restructure",
+    "save",
     "spectral_init",
+    "structure",
     "summary",
 ]

@@ -100,7 +100,7 @@ def factorize(
         padded: dict[str, Any] = {name: new[name] for name in todo.products if name not in todo.grown}
         warn_of_padding([name or "(root)" for name in padded], *padded.values(), stacklevel=4)
     _leave_notes(todo.choice)
-    model = _replace(model, {name: (todo.choice.layers[name], layer) for name, layer in new.items()}, stacklevel=3)
+    model = replace(model, {name: (todo.choice.layers[name], layer) for name, layer in new.items()}, stacklevel=3)
     if verbose:
         print(report(model, example_input))
     return model
@@ -116,7 +116,7 @@ def merge(model: nn.Module) -> nn.Module:
     layers: dict[str, Any] = {
         name: layer for name, layer in factorized_modules(model).items() if hasattr(layer, "to_dense")
     }
-    return _replace(model, {name: (layer, layer.to_dense()) for name, layer in layers.items()}, stacklevel=2)
+    return replace(model, {name: (layer, layer.to_dense()) for name, layer in layers.items()}, stacklevel=2)
 
 
 def _start_of(spectral: bool, init: str | Fill) -> str | Fill:
@@ -193,8 +193,8 @@ def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLay
     for_each(start, by_size, on_gpu=any(layer.U.is_cuda for layer in new.values()))
 
 
-def _replace(model: nn.Module, replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> nn.Module:
-    """Put every new layer wherever the old one stands (a module may be reached by several names)."""
+def replace(model: nn.Module, replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> nn.Module:
+    """Put every new layer wherever the old one stands (a module may be reached by several names); return the model."""
     replacements = dict(replaced.values())
     for parent in list(model.modules()):
         for name, child in parent._modules.items():  # unlike named_children, every name of a module used twice

@@ -56,6 +56,7 @@ class TensorConv2d(ComposedConv2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, bias, device=device, dtype=dtype
         )
         self.dimensions = three_dimensions(out_channels * in_channels)
+        self.rank_scale = rank_scale
         self.rank = self.ranks(self.dimensions, rank_scale)
         for name, shape in zip(self.names, self.shapes()):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
@@ -127,10 +128,7 @@ class TensorConv2d(ComposedConv2d):
                 "load them first"
             )
         weight = finite(layer.weight.detach())
-        new = nn.utils.skip_init(
-            cls, layer.in_channels, layer.out_channels, layer.kernel_size, rank_scale, layer.stride, layer.padding,
-            layer.dilation, layer.bias is not None, device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
+        new = cls._like(layer, rank_scale, device=weight.device, dtype=weight.dtype)
         matrix = weight.flatten(1)
         if new.grouped is not None:
             slices = weight.transpose(0, 1).flatten(2)  # (in, out, kh * kw)
@@ -141,6 +139,14 @@ class TensorConv2d(ComposedConv2d):
         new.channels_last = is_channels_last(weight)
         new._take_over(layer)
         return new
+
+    @classmethod
+    def _like(cls, layer: Any, rank_scale: float, **options) -> Any:
+        """Return a layer with the hyper-parameters of a dense one, without any values."""
+        return nn.utils.skip_init(
+            cls, layer.in_channels, layer.out_channels, layer.kernel_size, rank_scale, layer.stride, layer.padding,
+            layer.dilation, layer.bias is not None, **options,
+        )  # fmt: skip
 
     @classmethod
     def obstacle(cls, layer: nn.Module) -> str | None:

@@ -1,0 +1,299 @@
+"""Factorized models in folders, and back without any decomposition.
+
+    factorized.save(model, "folder")
+    model = factorized.load(dense_model, "folder")      # dense_model: freshly built, by the code that built the first
+
+A folder holds `factorized.json`, which says which layers are factorized and how (`structure`), and the tensors, in
+`model.safetensors` if the package safetensors is installed and else in `model.pt`, which is read with
+`weights_only=True`. Nothing in it is code.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .eligible import refuse_wrapped
+from .layers.base import FactorizedLayer
+from .layers.channel import FactorizedConv1d, FactorizedConv3d
+from .layers.conv import FactorizedConv2d
+from .layers.embedding import FactorizedEmbedding
+from .layers.linear import FactorizedLinear
+from .layers.product import ProductLayer
+from .layers.tensor import CPConv2d, TensorTrainConv2d, TuckerConv2d
+from .model import merge as merged
+from .model import replace
+from .patterns import factorized_modules, named_modules, unwrap
+from .store_files import read, write
+from .usage import check_model
+
+_CLASSES: tuple[type[FactorizedLayer], ...] = (
+    FactorizedLinear, FactorizedConv1d, FactorizedConv2d, FactorizedConv3d, FactorizedEmbedding,
+    TensorTrainConv2d, TuckerConv2d, CPConv2d,
+)  # fmt: skip
+_KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in _CLASSES}
+
+# What says how a layer computes, of the layers that have it.
+_SETTINGS = (
+    "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation",
+    "groups", "num_embeddings", "embedding_dim", "padding_idx", "rank", "rank_scale", "path", "channels_last",
+)  # fmt: skip
+
+Structure = dict[str, dict[str, Any]]
+
+
+def structure(model: nn.Module) -> Structure:
+    """Return, for each factorized layer by name, its class, hyper-parameters, rank and path, as plain JSON values.
+
+    It holds no weights. Layers of one of the library's classes are in it; factorized modules of other classes, such as
+    `FactorizedAttention`, are built by the model's own code.
+    """
+    check_model(model)
+    return {name: _described(module) for name, module in named_modules(model) if type(module) in _CLASSES}
+
+
+def restructure(dense_model: nn.Module, structure: Structure) -> nn.Module:
+    """Replace layers of `dense_model` by factorized ones as `structure` says, in place, and return the model.
+
+    Nothing is decomposed, and models on the meta device stay there. Elsewhere the new factors are NaN: load a state
+    dict. Biases, hooks and attributes carry over. If anything is wrong, nothing is replaced.
+
+    Raises:
+        ValueError: if the structure does not fit the model, or is none.
+    """
+    new = _planned(dense_model, structure)
+    for old, layer in new.values():
+        if not old.weight.is_meta:
+            layer.to_empty(device=old.weight.device)
+            with torch.no_grad():
+                for parameter in layer.parameters():
+                    parameter.fill_(torch.nan)
+        layer._take_over(old)
+    return replace(dense_model, new, stacklevel=2)
+
+
+def save(model: nn.Module, folder: str | os.PathLike) -> None:
+    """Write a factorized model to a folder, which `load` reads; whole or not at all.
+
+    The folder is made if need be. One with an earlier save gets the new one in its place and keeps its other files.
+    Tensors that modules share are written once.
+
+    Raises:
+        ValueError: if the model has no factorized layers, or holds something that is no plain tensor.
+        FileExistsError: if the folder holds something else, or is a file.
+    """
+    check_model(model)
+    model = unwrap(model)
+    if not factorized_modules(model):
+        raise ValueError(
+            "the model has no factorized layers: factorize it first, or save it by torch.save(model.state_dict(), path)"
+        )
+    tensors: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    known: dict[tuple, str] = {}
+    channels_last = []
+    for name, value in model.state_dict().items():
+        if type(value) not in (Tensor, nn.Parameter) or value.is_meta or value.layout != torch.strided:
+            what = "on the meta device" if isinstance(value, Tensor) and value.is_meta else f"a {type(value).__name__}"
+            raise ValueError(f"{name} cannot be saved: it is {what}, and not a plain tensor with values")
+        if _format_of(value) is not None:
+            channels_last.append(name)
+        place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.numel() and place in known:
+            shared[name] = known[place]
+        else:
+            known[place] = name
+            tensors[name] = value.detach()
+    description = {"structure": structure(model), "shared": shared, "channels_last": channels_last}
+    write(Path(folder), description, tensors)
+
+
+def load(
+    dense_model: nn.Module,
+    folder: str | os.PathLike,
+    merge: bool = False,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Give a freshly built dense model the structure and the weights of a saved one, in place, and return it.
+
+    The outputs are those of the saved model, to the bit. Nothing is decomposed. Tensors have the precision they were
+    saved in, whatever that of the model, and modules that share one go on to share it.
+
+    Args:
+        dense_model: of the code and arguments that built the saved one before it was factorized. On the meta device
+            (`with torch.device("meta")`) nothing is allocated twice.
+        merge: return plain layers, as `factorized.merge` does.
+        device: where the model goes; None leaves it where it is, and what is on the meta device goes to the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the folder does not hold a save, or one that is damaged or of a newer version, or if the save
+            does not fit the model; then the model is as before.
+    """
+    check_model(dense_model)
+    refuse_wrapped(dense_model)
+    description, tensors = read(Path(folder))
+    new = _planned(dense_model, description.get("structure"))
+    state = _with_shared(tensors, description.get("shared"), folder)
+    _check_names(dense_model, {old: layer for old, layer in new.values()}, state, folder)
+    for old, layer in new.values():
+        layer._take_over(old)
+    model = replace(dense_model, new, stacklevel=2)
+    _assign(model, state, set(description.get("channels_last") or ()), device)
+    if device is not None:
+        model = model.to(device)  # what is not saved, too
+    return merged(model) if merge else model
+
+
+def _described(layer: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"class": type(layer).__name__}
+    for name in _SETTINGS:
+        if hasattr(layer, name):
+            value = getattr(layer, name)
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found | {"square": getattr(layer, "M", None) is not None, "bias": layer.bias is not None}
+
+
+def _planned(model: nn.Module, structure: object) -> dict[str, tuple[Any, FactorizedLayer]]:
+    """Return the layers to replace by name, each with a new one on the meta device."""
+    check_model(model)
+    refuse_wrapped(model)
+    if not isinstance(structure, Mapping) or not all(isinstance(entry, Mapping) for entry in structure.values()):
+        raise ValueError("a structure is a mapping of layer names to what factorized.structure says of them")
+    modules = dict(named_modules(model))
+    missing = [name for name in structure if name not in modules]
+    if missing:
+        raise ValueError(f"the model has no {_listed(missing)}, which the structure has: it is another model")
+    planned: dict[str, tuple[Any, FactorizedLayer]] = {}
+    for name, entry in structure.items():
+        old = modules[name]
+        called = f"{name or '(root)'} ({type(old).__name__})"
+        if type(old) in _CLASSES:  # the model's code builds it factorized
+            layer = old
+        else:
+            layer = _new(old, entry, called)
+            planned[name] = old, layer
+        found = _described(layer)
+        wrong = [key for key in {**found, **entry} if found.get(key, "nothing") != entry.get(key, "nothing")]
+        if wrong:
+            key = wrong[0]
+            raise ValueError(
+                f"{called} does not fit the structure: {key} is {found.get(key)!r} here and {entry.get(key)!r} there"
+            )
+    return planned
+
+
+def _new(old: Any, entry: Mapping[str, Any], called: str) -> FactorizedLayer:
+    """Return a layer on the meta device with the hyper-parameters of `old`, and rank and path of `entry`."""
+    kind = _KINDS.get(str(entry.get("class")))
+    if kind is None:
+        raise ValueError(f"{called}: {entry.get('class')!r} is not a class of layers of this version of the library")
+    if obstacle := kind.obstacle(old):
+        raise ValueError(f"{called} cannot become a {kind.__name__}, as the structure says: {obstacle}")
+    options = {"device": "meta", "dtype": old.weight.dtype}
+    try:
+        if issubclass(kind, ProductLayer):
+            size = {"rank": entry["rank"], "square": entry["square"] is True, "path": entry["path"]}
+            layer = kind._like(old, **size, **options)
+        else:
+            layer = kind._like(old, entry["rank_scale"], **options)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{called}: the structure is damaged: {type(error).__name__}: {error}") from None
+    layer.channels_last = entry.get("channels_last") is True
+    return layer
+
+
+def _with_shared(tensors: dict[str, Tensor], shared: object, folder: str | os.PathLike) -> dict[str, Tensor]:
+    if not isinstance(shared, Mapping) or not all(original in tensors for original in shared.values()):
+        raise ValueError(f"{folder} is damaged: it names shared tensors that it does not hold")
+    return tensors | {name: tensors[original] for name, original in shared.items()}
+
+
+def _check_names(
+    model: nn.Module, new: Mapping[nn.Module, nn.Module], state: Mapping[str, Tensor], folder: str | os.PathLike
+) -> None:
+    """Raise ValueError unless the state fits what the model will be."""
+    expected = dict(_expected(model, new))
+    missing, surplus = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or surplus:
+        parts = [f"it lacks {_listed(sorted(missing))}"] * bool(missing)
+        parts += [f"it has {_listed(sorted(surplus))}, which the model has not"] * bool(surplus)
+        raise ValueError(f"{folder} is of another model: {'; '.join(parts)}")
+    for name, value in expected.items():
+        if value.shape != state[name].shape:
+            there, here = tuple(state[name].shape), tuple(value.shape)
+            raise ValueError(f"{folder} is of another model: {name} has the shape {there} there and {here} here")
+    ties: dict[int, str] = {}
+    for name, value in expected.items():
+        first = ties.setdefault(id(value), name)
+        if first != name and state[first] is not state[name] and not torch.equal(state[first], state[name]):
+            raise ValueError(f"{folder} is of another model: {first} and {name} are one tensor here and differ there")
+    unsaved = [n for n, buffer in model.named_buffers() if buffer.is_meta and n not in state]
+    if unsaved:
+        raise ValueError(
+            f"{_listed(unsaved)} is no part of a state dict and has no values on the meta device: build the model "
+            "on a real one"
+        )
+
+
+def _expected(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the entries of the state dict that the model will have, with tensors of their shape."""
+    places = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in new]
+    prefixes = tuple(f"{name}." if name else "" for name, module in places)
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not name.startswith(prefixes):
+            yield name, value
+    for prefix, (_, module) in zip(prefixes, places):
+        for name, value in new[module].state_dict(keep_vars=True).items():
+            yield prefix + name, value
+
+
+def _assign(
+    model: nn.Module, state: dict[str, Tensor], channels_last: set[str], device: torch.device | str | None
+) -> None:
+    """Let the model's tensors be those of the state; ones that were the same before are the same after."""
+    present = model.state_dict(keep_vars=True)
+    ties: dict[int, list[str]] = {}
+    uses = Counter(id(value) for value in state.values())
+    placed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        now = present[name]
+        ties.setdefault(id(now), []).append(name)
+        where = device if device is not None else "cpu" if now.is_meta else now.device
+        moved = value.to(where)
+        if name in channels_last:
+            moved = moved.contiguous(memory_format=_FORMATS[moved.dim()])
+        placed[name] = moved.clone() if uses[id(value)] > 1 else moved
+    model.load_state_dict(placed, assign=True)
+    for names in ties.values():
+        first, *others = names
+        for name in others:
+            _put(model, name, _get(model, first))
+
+
+def _get(model: nn.Module, name: str) -> Tensor:
+    path, _, own = name.rpartition(".")
+    return getattr(model.get_submodule(path), own)
+
+
+def _put(model: nn.Module, name: str, value: Tensor) -> None:
+    path, _, own = name.rpartition(".")
+    setattr(model.get_submodule(path), own, value)
+
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _format_of(value: Tensor) -> torch.memory_format | None:
+    """Return the memory format of a tensor if it is not the usual one."""
+    form = _FORMATS.get(value.dim())
+    return form if form is not None and not value.is_contiguous() and value.is_contiguous(memory_format=form) else None
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name or "(root)" for name in names[:3]) + more
