@@ -127,7 +127,7 @@ torch.set_num_threads({torch.get_num_threads()})
 from tests.factorized.test_store import Net, inputs
 for name in ("one", "other"):
     net = factorized.load(Net().eval(), {str(tmp_path)!r} + "/" + name)
-    assert torch.equal(net(*inputs()), torch.load({str(tmp_path)!r} + "/outputs.pt"))
+    assert torch.equal(net(*inputs()), torch.load({str(tmp_path)!r} + "/outputs.pt", weights_only=True))
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
