@@ -47,8 +47,8 @@ def state_of(marker: Path) -> tuple[str, float | None, str]:
 def _accuracy(path: Path) -> float | None:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        return float(results.get("final test accuracy", results.get("final")))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return float(results["final test accuracy"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -50,13 +50,6 @@ class FactorizedEmbedding(ProductLayer):
             return "its gradient is sparse or scaled by frequency"
         return None
 
-    @classmethod
-    def as_matrix(cls, weight: Tensor) -> Tensor:
-        return weight
-
-    def as_weight(self, matrix: Tensor) -> Tensor:
-        return matrix
-
     @staticmethod
     def matrix_shape(layer: nn.Embedding) -> tuple[int, int]:
         """Return the shape of `matrix_of(layer)`."""

@@ -38,13 +38,6 @@ class FactorizedLinear(ProductLayer):
         self.in_features = in_features
         self.out_features = out_features
 
-    @classmethod
-    def as_matrix(cls, weight: Tensor) -> Tensor:
-        return weight
-
-    def as_weight(self, matrix: Tensor) -> Tensor:
-        return matrix
-
     @staticmethod
     def matrix_shape(layer: nn.Linear) -> tuple[int, int]:
         """Return the shape of `matrix_of(layer)`."""

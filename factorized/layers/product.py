@@ -90,15 +90,13 @@ class ProductLayer(FactorizedLayer):
     # -- what subclasses say -----------------------------------------------------------------------------------------
 
     @classmethod
-    @abstractmethod
     def as_matrix(cls, weight: Tensor) -> Tensor:
-        """Return a dense layer's weight as the matrix (m, n) that the factors are a product for."""
-        raise NotImplementedError
+        """Return a dense layer's weight as the matrix (m, n) that the factors are a product for; a matrix is its own."""
+        return weight
 
-    @abstractmethod
     def as_weight(self, matrix: Tensor) -> Tensor:
         """Return the weight of which `matrix` is the matrix."""
-        raise NotImplementedError
+        return matrix
 
     @staticmethod
     @abstractmethod

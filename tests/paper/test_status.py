@@ -70,6 +70,14 @@ def test_damaged_results_have_no_accuracy(home, capsys):
     assert printed(capsys, "--only", SETTING)[0] == "     3 of    3 finished  cifar10-resnet44: 93.00 to 93.00 %"
 
 
+def test_a_loss_is_no_accuracy(home, capsys):
+    """What translation ends with."""
+    finish(home, 1, 0)
+    path = home / "results/resnet44-cifar10/0.0/1E-4/reglr/1/results.json"
+    path.write_text(json.dumps({"metric": "validation loss (bits a token)", "final": 4.2}))
+    assert printed(capsys, "--only", SETTING)[0] == "     1 of    3 finished  cifar10-resnet44"
+
+
 def test_results_elsewhere(home, capsys, tmp_path):
     finish(home, 1, 93.0, results=str(tmp_path / "other"))
     assert "1 of" in printed(capsys, "--only", SETTING, "--results", str(tmp_path / "other"))[0]
