@@ -91,7 +91,7 @@ class ProductLayer(FactorizedLayer):
 
     @classmethod
     def as_matrix(cls, weight: Tensor) -> Tensor:
-        """Return a dense layer's weight as the matrix (m, n) that the factors are a product for; a matrix is its own."""
+        """Return a dense layer's weight as the matrix (m, n) that the factors multiply out to; a matrix is its own."""
         return weight
 
     def as_weight(self, matrix: Tensor) -> Tensor:
