@@ -15,7 +15,7 @@ from .decay import FrobeniusDecay, frobgrad
 from .groups import describe_decay, parameter_groups
 from .layers.attention import FactorizedAttention, OutputValue, QueryKey
 from .layers.base import FactorizedLayer
-from .layers.channel import FactorizedConv1d, FactorizedConv3d
+from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.composed import ComposedConv2d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
@@ -41,6 +41,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "CPConv2d",
+    "ChannelConv2d",
     "ComposedConv2d",
     "FactorizedAttention",
     "FactorizedConv1d",

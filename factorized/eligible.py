@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .layers.base import FactorizedLayer
-from .layers.channel import FactorizedConv1d, FactorizedConv3d
+from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear
 from .patterns import as_list, factorized_modules, named_modules, select, wrapped_by
 from .protocol import is_factorized
-from .usage import check_model, class_name
+from .usage import check_choice, check_model, class_name
 
 Forms = Mapping[type[nn.Module], type[FactorizedLayer]]
 
@@ -28,14 +28,20 @@ FORMS: Forms = {
 }
 
 
-def forms_for(layer: type[FactorizedLayer] | Forms | None) -> Forms:
-    """Return the factorized class for each dense class, as the argument `layer` of `factorize` asks.
+SPLITS = ("spatial", "channel")
+
+
+def forms_for(layer: type[FactorizedLayer] | Forms | None, split: str = "spatial") -> Forms:
+    """Return the factorized class for each dense class, as the arguments `layer` and `split` of `factorize` ask.
 
     Raises:
         TypeError: for what is no factorized class that can be made from a dense layer.
+        ValueError: for an unknown split, and for one beside a class for 2-D convolutions.
     """
+    check_choice("split", split, SPLITS)
+    default: Forms = {**FORMS, nn.Conv2d: ChannelConv2d} if split == "channel" else FORMS
     if layer is None:
-        return FORMS
+        return default
     asked = dict(layer) if isinstance(layer, Mapping) else dict.fromkeys(FORMS, layer)
     for dense, form in asked.items():
         if dense not in FORMS:
@@ -45,7 +51,9 @@ def forms_for(layer: type[FactorizedLayer] | Forms | None) -> Forms:
             raise TypeError(f"layer must be a class such as factorized.TensorTrainConv2d, not {form!r}")
         if isinstance(layer, Mapping) and (own := getattr(form, "dense_type", nn.Conv2d)) is not dense:
             raise TypeError(f"{form.__name__} stands for a {class_name(own)}, not for a {class_name(dense)}")
-    return {**FORMS, **asked}
+    if split != "spatial" and nn.Conv2d in asked:
+        raise ValueError("layer names a class for nn.Conv2d, and split chooses one: give one of the two")
+    return {**default, **asked}
 
 
 # What a subclass may define and still compute what its base class computes.

@@ -38,6 +38,7 @@ def factorize(
     rule: str | None = None,
     strict: bool = True,
     layer: type[FactorizedLayer] | Forms | None = None,
+    split: str = "spatial",
     embeddings: bool = False,
     verbose: bool = False,
     example_input: Any = None,
@@ -71,6 +72,8 @@ def factorize(
         layer: the factorized class to use instead of the low-rank one, for all layers or by dense class, as in
             `layer={nn.Conv2d: TensorTrainConv2d}`. Tensor layers start from the weights and take a scale or a ratio
             only.
+        split: how the kernel of an `nn.Conv2d` becomes a matrix: `spatial` (the paper's: a row for every output channel
+            and vertical position, `FactorizedConv2d`) or `channel` (a row for every output channel, `ChannelConv2d`).
         embeddings: factorize embeddings, too. Only for those that the model looks rows up in and does nothing else
             with: a weight that it reads elsewhere than in the `forward` of the module around it is not noticed.
         verbose: print the report (`factorized.report`), with multiply-adds for inputs like `example_input` if given.
@@ -89,6 +92,7 @@ def factorize(
     todo = plan(
         model, rank_scale=rank_scale, ratio=ratio, ranks=ranks, include=include, exclude=exclude,
         embeddings=embeddings, square=square, rule=rule, strict=strict, layer=layer,
+        split=split,
     )  # fmt: skip
     if not todo.ranks:
         warn_or_refuse(model, todo.choice, strict, stacklevel=3)

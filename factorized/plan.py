@@ -46,6 +46,7 @@ def plan(
     rule: str | None,
     strict: bool,
     layer: type[FactorizedLayer] | Forms | None,
+    split: str,
 ) -> Plan:
     """Return what `factorize` is to do, from arguments of the same names; its ranks are empty if that is nothing."""
     if rank_scale is not None and ratio is not None:
@@ -59,7 +60,7 @@ def plan(
     chosen = rule or ("paper" if ratio is None else "compact")
     check_choice("rule", chosen, RULES)
     asked = {} if ranks is None else _checked(ranks)
-    by_class = forms_for(layer)
+    by_class = forms_for(layer, split)
     choice = choose(model, include, exclude, embeddings, by_class, small_heads=chosen == "paper", named=asked)
     forms = {name: form_of(dense, by_class) for name, dense in choice.layers.items()}
     sizes = {name: size_of(dense, forms[name], square) for name, dense in choice.layers.items()}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .eligible import refuse_wrapped
 from .layers.base import FactorizedLayer
-from .layers.channel import FactorizedConv1d, FactorizedConv3d
+from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear
@@ -32,7 +32,7 @@ from .store_files import read, write
 from .usage import check_model
 
 _CLASSES: tuple[type[FactorizedLayer], ...] = (
-    FactorizedLinear, FactorizedConv1d, FactorizedConv2d, FactorizedConv3d, FactorizedEmbedding,
+    FactorizedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d, FactorizedEmbedding,
     TensorTrainConv2d, TuckerConv2d, CPConv2d,
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in _CLASSES}

@@ -117,6 +117,20 @@ class FactorizedConv(ProductLayer):
         geometry = zip(shape[-self.dimensions :], self.kernel_size, self.stride, self.padding, self.dilation)
         return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in geometry]
 
+    def _without_skipped(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the input without what strides skip on axes where the kernel has one entry, and what strides remain.
+
+        That is less work, and avoids strided 1 x 1 convolutions: in channels-last order, oneDNN writes the gradient of
+        their weight past its end where 8 does not divide the number of input channels (seen in PyTorch 2.14 on a CPU
+        with AVX2).
+        """
+        geometry = zip(self.kernel_size, self.padding, self.stride)
+        steps = [s if k == 1 and p == 0 else 1 for k, p, s in geometry]
+        if all(step == 1 for step in steps):
+            return x, self.stride
+        kept: Any = (..., *(slice(None, None, step) for step in steps))
+        return x[kept], tuple(s // step for s, step in zip(self.stride, steps))
+
     def _composed(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -178,14 +192,8 @@ class FactorizedConv2d(FactorizedConv):
     def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
             return self._composed(x)
-        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
-        # Where the kernel has one row or column, what strides skip is left out first. That is less work, and avoids
-        # strided 1 x 1 convolutions: in channels-last order, oneDNN writes the gradient of their weight past its end
-        # where 8 does not divide the number of input channels (seen in PyTorch 2.14 on a CPU with AVX2).
-        if kh == 1 and ph == 0 and sh > 1:
-            x, sh = x[..., ::sh, :], 1
-        if kw == 1 and pw == 0 and sw > 1:
-            x, sw = x[..., ::sw], 1
+        (kh, kw), (ph, pw), (dh, dw) = self.kernel_size, self.padding, self.dilation
+        x, (sh, sw) = self._without_skipped(x)
         horizontal = self.right().view(self.rank, self.in_channels, 1, kw)
         # Contiguous: in channels-last order a CPU's bfloat16 gradient can fail otherwise (seen in PyTorch 2.14, AVX2).
         vertical = self.U.view(self.out_channels, kh, self.rank).transpose(1, 2).unsqueeze(3).contiguous()

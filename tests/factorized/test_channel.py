@@ -1,4 +1,4 @@
-"""Factorized convolutions of one and three dimensions, against PyTorch's with the kernel of their product."""
+"""Convolutions factorized between channels, against PyTorch's with the kernel of their product."""
 
 import itertools
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from factorized import (
+    ChannelConv2d,
     FactorizedConv1d,
     FactorizedConv3d,
     FrobeniusDecay,
@@ -21,7 +22,11 @@ from factorized import (
 from factorized.cost import cheaper_path
 from tests.factorized.networks import relative_error
 
-KINDS = {1: (FactorizedConv1d, nn.Conv1d, F.conv1d), 3: (FactorizedConv3d, nn.Conv3d, F.conv3d)}
+KINDS = {
+    1: (FactorizedConv1d, nn.Conv1d, F.conv1d),
+    2: (ChannelConv2d, nn.Conv2d, F.conv2d),
+    3: (FactorizedConv3d, nn.Conv3d, F.conv3d),
+}
 each_kind = pytest.mark.parametrize("dimensions", KINDS)
 
 
@@ -55,6 +60,16 @@ def test_both_paths_agree_with_the_dense_convolution(dimensions, square):
         for layer.path in ("composed", "two_step", "auto"):
             torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-10)
             torch.testing.assert_close(layer(x[0]), expected[0], rtol=0, atol=1e-10)
+
+
+def test_strided_kernels_of_one_entry_read_nothing_that_strides_skip():
+    """A shortcut of a residual network: the values, and the multiply-adds of the first step, are at the new size."""
+    layer = randomized(ChannelConv2d(4, 6, (1, 3), 3, stride=2, padding=(0, 1), path="two_step", dtype=torch.float64))
+    x = images(2)
+    for last in (False, True):
+        x = x.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+        torch.testing.assert_close(layer(x), F.conv2d(x, kernel_of(layer), layer.bias, 2, (0, 1)))
+    assert layer._without_skipped(x)[0].shape == (2, 4, 5, 7) and layer._without_skipped(x)[1] == (1, 2)
 
 
 @each_kind
@@ -103,7 +118,7 @@ def test_three_dimensional_channels_last_survives_the_round_trip():
 @each_kind
 def test_what_cannot_be_factorized(dimensions):
     kind, dense_kind, _ = KINDS[dimensions]
-    assert "it is not a" in kind.obstacle(nn.Conv2d(4, 4, 3))
+    assert "it is not a" in kind.obstacle(nn.Linear(4, 4))
     assert "padding mode 'replicate'" in kind.obstacle(dense_kind(4, 4, 3, padding=1, padding_mode="replicate"))
     assert "is not symmetric" in kind.obstacle(dense_kind(4, 4, 2, padding="same"))
     with pytest.raises(ValueError, match="no two-step path"):
@@ -133,8 +148,8 @@ def test_in_a_model(dimensions):
     _, dense_kind, _ = KINDS[dimensions]
     model = nn.Sequential(dense_kind(4, 6, 3), nn.ReLU(), dense_kind(6, 5, 3, padding=1))
     x = images(dimensions).float()
-    factorize(model, rank_scale=0.5, verbose=False)
-    assert list(factorized_modules(model)) == ["0", "2"]
+    factorize(model, rank_scale=0.5, split="channel")
+    assert list(factorized_modules(model)) == ["0", "2"] and type(model[0]) is KINDS[dimensions][0]
     assert "two_step" in report(model, x) or "composed" in report(model, x)
     optimizer = torch.optim.SGD(parameter_groups(model, 1e-3), lr=0.01)
     FrobeniusDecay(model, 1e-3).attach(optimizer)

@@ -24,6 +24,7 @@ class Net(nn.Module):
         self.grouped = nn.Conv2d(8, 8, (1, 3), groups=2, bias=False)
         self.separable = nn.Conv2d(8, 8, 3, padding=1)
         self.pointwise = nn.Conv2d(8, 8, 1)
+        self.channels = nn.Conv2d(8, 8, 3, padding=1)
         self.line = nn.Conv1d(8, 6, 3)
         self.norm = nn.BatchNorm2d(8)
         self.twice = nn.Linear(8, 8)
@@ -34,7 +35,7 @@ class Net(nn.Module):
         self.tied.weight = self.head.weight
 
     def forward(self, images, tokens):
-        x = self.pointwise(self.separable(self.grouped(self.norm(self.conv(images)))))
+        x = self.channels(self.pointwise(self.separable(self.grouped(self.norm(self.conv(images))))))
         x = self.line(x.flatten(2)).mean() + self.again(self.twice(self.attention(self.embed(tokens))))
         return self.tied(x) + self.head(x)
 
@@ -56,6 +57,7 @@ def small() -> Net:
     net.separable = factorized.TensorTrainConv2d.from_dense(net.separable, 0.6)
     net.pointwise = factorized.CPConv2d.from_dense(net.pointwise, 0.4)
     net = factorized.factorize(net, ranks={"embed": 3, "line": 2}, embeddings=True)
+    net = factorized.factorize(net, ranks={"channels": 3}, split="channel")
     net = factorized.factorize(net, ranks={"conv": 4}, square=True, path="two_step")
     net = factorized.factorize(net, ranks={"twice": 5}, path="composed")
     with torch.no_grad():
@@ -68,7 +70,7 @@ def test_a_structure_is_plain_json_and_rebuilds_the_model():
     net = small()
     structure = json.loads(json.dumps(factorized.structure(net)))
     assert structure == factorized.structure(net)
-    assert list(structure) == ["embed", "conv", "grouped", "separable", "pointwise", "line", "twice"]
+    assert list(structure) == ["embed", "conv", "grouped", "separable", "pointwise", "channels", "line", "twice"]
     conv = structure["conv"]
     assert (conv["class"], conv["rank"], conv["square"], conv["path"]) == ("FactorizedConv2d", 4, True, "two_step")
     again = factorized.restructure(dense(), structure)

@@ -24,6 +24,11 @@ WRONG = {
     "a misspelt argument": (lambda m: factorize(m, rank_scal=0.1), TypeError, "did you mean rank_scale"),
     "an unknown argument": (lambda m: factorize(m, zeal=1), TypeError, "it takes rank_scale, ratio, ranks"),
     "no model": (lambda m: factorize(rank_scale=0.1), TypeError, "missing a required argument: 'model'"),
+    "an unknown split": (lambda m: factorize(m, rank_scale=0.1, split="channels"), ValueError, "mean 'channel'"),
+    "a split and a class": (
+        lambda m: factorize(m, rank_scale=0.1, split="channel", layer={nn.Conv2d: FactorizedConv2d}), ValueError,
+        "give one of the two",
+    ),
     "ranks as a number": (lambda m: factorize(m, ranks=8), TypeError, r"ranks=\{'\*\*': 8\}, not 8"),
     "ranks as a list": (lambda m: factorize(m, ranks=[8, 4]), TypeError, r"ranks=\{'layer1': 8"),
     "no ranks": (lambda m: factorize(m, ranks={}), ValueError, "ranks is empty"),
