@@ -263,7 +263,7 @@ def _other(**layers):
 @pytest.mark.parametrize(
     "model, message",
     [
-        (lambda: nn.Sequential(nn.Linear(3, 3)), "the model has no embed, conv, grouped and 4 more"),
+        (lambda: nn.Sequential(nn.Linear(3, 3)), "the model has no embed, conv, grouped and 5 more"),
         (lambda: _other(twice=nn.Linear(8, 9)), r"twice \(Linear\) does not fit .* out_features is 9 here and 8 there"),
         (lambda: _other(conv=nn.Conv2d(3, 8, 3, padding=1)), r"stride is \[1, 1\] here and \[2, 2\] there"),
         (lambda: _other(line=nn.Linear(3, 3)), "line .* cannot become a FactorizedConv1d"),
