@@ -21,7 +21,9 @@ from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear
 from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
+from .layers.tucker2 import Tucker2Conv2d
 from .linalg.spectral import batch_spectral_init, spectral_init
+from .linalg.tucker2 import Tucker2, tucker2
 from .metrics import (
     frobenius_norm,
     frobenius_norms,
@@ -57,6 +59,8 @@ __all__ = [
     "Summary",
     "TensorConv2d",
     "TensorTrainConv2d",
+    "Tucker2",
+    "Tucker2Conv2d",
     "TuckerConv2d",
     "batch_spectral_init",
     "coefficient_for",
@@ -84,4 +88,5 @@ __all__ = [
     "spectral_init",
     "structure",
     "summary",
+    "tucker2",
 ]

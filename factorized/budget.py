@@ -15,8 +15,7 @@ from torch import nn
 
 from .eligible import Forms, choose, form_of, forms_for, nothing_to_do
 from .layers.base import FactorizedLayer
-from .layers.product import scaled_rank
-from .layers.tensor import TensorConv2d
+from .layers.product import ProductLayer, scaled_rank
 from .usage import check_choice, check_number, explained
 
 RULES = ("paper", "compact")
@@ -61,7 +60,8 @@ class ProductSize(NamedTuple):
 class TensorSize(NamedTuple):
     """What the parameters of a convolution of a tensor's factors depend on. What it has for a rank is the scale."""
 
-    form: type[TensorConv2d]
+    form: Any
+    """the class"""
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]
@@ -133,7 +133,7 @@ def find_rank_scale(
 
 def size_of(layer: Any, form: Any, square: bool = False) -> Size:
     """Return the size that a dense layer has in a factorized class."""
-    if issubclass(form, TensorConv2d):
+    if not issubclass(form, ProductLayer):
         return TensorSize(form, layer.in_channels, layer.out_channels, layer.kernel_size)
     m, n = form.matrix_shape(layer)
     return ProductSize(m, n, form.scaled_dimension(layer), square)

@@ -25,6 +25,7 @@ from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear
 from .layers.product import ProductLayer
 from .layers.tensor import CPConv2d, TensorTrainConv2d, TuckerConv2d
+from .layers.tucker2 import Tucker2Conv2d
 from .model import merge as merged
 from .model import replace
 from .patterns import factorized_modules, named_modules, unwrap
@@ -33,7 +34,7 @@ from .usage import check_model
 
 _CLASSES: tuple[type[FactorizedLayer], ...] = (
     FactorizedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d, FactorizedEmbedding,
-    TensorTrainConv2d, TuckerConv2d, CPConv2d,
+    TensorTrainConv2d, TuckerConv2d, CPConv2d, Tucker2Conv2d,
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in _CLASSES}
 
@@ -199,6 +200,8 @@ def _new(old: Any, entry: Mapping[str, Any], called: str) -> FactorizedLayer:
         if issubclass(kind, ProductLayer):
             size = {"rank": entry["rank"], "square": entry["square"] is True, "path": entry["path"]}
             layer = kind._like(old, **size, **options)
+        elif issubclass(kind, Tucker2Conv2d):
+            layer = kind._like(old, tuple(entry["rank"]), path=entry["path"], **options)
         else:
             layer = kind._like(old, entry["rank_scale"], **options)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:

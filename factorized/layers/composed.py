@@ -39,10 +39,11 @@ class ComposedConv2d(FactorizedLayer):
         bias: bool = True,
         *,
         separable: bool = True,
+        path: str = "composed",
         device=None,
         dtype=None,
     ):
-        super().__init__(path="composed")
+        super().__init__(path)
         options = {"device": device, "dtype": dtype}
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.dilation = map(_pair, (kernel_size, stride, dilation))

@@ -19,6 +19,7 @@ from factorized import (
     QueryKey,
     TensorConv2d,
     TensorTrainConv2d,
+    Tucker2Conv2d,
     TuckerConv2d,
     factorize,
     merge,
@@ -58,7 +59,7 @@ def test_every_class_is_here():
     parts = {QueryKey, OutputValue}  # of attention
     public = {getattr(factorized, name) for name in factorized.__all__}
     modules = {kind for kind in public if isinstance(kind, type) and issubclass(kind, nn.Module)}
-    assert modules - bases - parts == {*PRODUCTS, *TENSORS, FactorizedAttention}
+    assert modules - bases - parts == {*PRODUCTS, *TENSORS, Tucker2Conv2d, FactorizedAttention}
 
 
 @pytest.mark.filterwarnings("ignore:spectral initialization pads")
@@ -83,6 +84,12 @@ def test_tensor_networks(kind, kernel):
     assert_started(layer, layer.to_dense(), kind.from_dense(nn.Conv2d(6, 4, kernel), 0.5))
     layer.spectral_()
     assert_started(layer)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_tucker2(kernel):
+    layer = Tucker2Conv2d(6, 4, kernel, 0.5)
+    assert_started(layer, layer.to_dense(), Tucker2Conv2d.from_dense(nn.Conv2d(6, 4, kernel), (2, 3)))
 
 
 def test_attention():
