@@ -2,6 +2,8 @@
 
     python -m paper scripts       write a bash script for each setting of the paper's tables
     python -m paper status        which of their runs are finished, running or have failed
+    python -m paper results       all runs that have left results, with what came out; `diff A B` compares two
+    python -m paper keep          keep finished runs as small records in the repository
     python -m paper comparison    the commands of a comparison of tensor layers, as JSON
     python -m paper quickstart    see in about two minutes what the methods do
 
@@ -14,7 +16,8 @@ import sys
 
 from lab.cli import UserError, run
 
-COMMANDS = ("scripts", "status", "comparison", "quickstart")
+# The module of each command; it has the command's name where nothing else is said.
+COMMANDS = dict.fromkeys(("scripts", "status", "results", "diff", "keep", "comparison", "quickstart"))
 
 
 def main() -> None:
@@ -23,7 +26,7 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(__doc__.strip())
     elif name in COMMANDS:
-        importlib.import_module(f"paper.{name}").main(argv)
+        importlib.import_module(f"paper.{COMMANDS[name] or name}").main(argv)
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""

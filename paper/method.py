@@ -1,0 +1,49 @@
+"""The methods in the paper's short words: plain, SI (spectral initialization), FD (Frobenius decay), SI & FD."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PLAIN = "plain"
+"""Factorized, random start, L2 decay of the factors: what the others are compared with."""
+ORDER = ("dense", PLAIN, "CRS", "SI", "FD", "SI & FD")
+"""In which methods are shown; others follow."""
+
+_FORMS = {"lin": "", "qk": "_quekey", "ov": "_outval"}  # of a Transformer, with the ends of their flags
+
+
+def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """Return the method of a run.
+
+    Besides the words above: `dense`; `CRS` for decay scaled by the compression ratio; `no decay` and `imposed norms` of
+    the normalization experiment; `deep` before what has a middle factor; and in brackets the forms of a Transformer
+    (linear layers, query-key and output-value products) where not all of them have it.
+    """
+    dense = results["method"].startswith("dense")
+    start, decay = (_forms(arguments, switch, dense) for switch in ("spectral", "wd2fd"))
+    words = [f"SI{start}"] if start is not None else []
+    if arguments.get("normalize"):
+        words.append("imposed norms")
+    elif arguments.get("no_frob"):
+        words.append("no decay")
+    elif decay is not None:
+        words.append(f"FD{decay}")
+    elif "nocrswd" in arguments and not arguments["nocrswd"] and not dense:
+        words.append("CRS")
+    text = " & ".join(words) or ("" if dense else PLAIN)
+    if dense:
+        return f"dense, {text}" if text else "dense"
+    return f"deep {text}" if arguments.get("square") else text
+
+
+def _forms(arguments: Mapping[str, Any], switch: str, dense: bool) -> str | None:
+    """Return what follows the word for a switch: nothing, or the forms that have it; None if it is off."""
+    there = [form for form, end in _FORMS.items() if f"{switch}{end}" in arguments and not (dense and form == "lin")]
+    on = [form for form in there if arguments[f"{switch}{_FORMS[form]}"]]
+    if not on:
+        return None
+    return "" if on == there else f" ({', '.join(on)})"
+
+
+def place(method: str) -> tuple[int, str]:
+    """Return by what methods are sorted."""
+    return (ORDER.index(method) if method in ORDER else len(ORDER), method)
