@@ -18,6 +18,7 @@ from lab.cli import UserError, run
 
 # The module of each command; it has the command's name where nothing else is said.
 COMMANDS = dict.fromkeys(("scripts", "status", "results", "diff", "keep", "comparison", "quickstart"))
+COMMANDS["table"] = "summary"
 
 
 def main() -> None:

@@ -20,8 +20,13 @@ class Difference(NamedTuple):
         """Whether the interval leaves zero out."""
         return abs(self.mean) > self.half_width
 
+    def text(self, digits: int = 1) -> str:
+        """Return both numbers, or the first alone for a single pair."""
+        half = f" ± {self.half_width:.{digits}f}" if math.isfinite(self.half_width) else ""
+        return f"{self.mean:+.{digits}f}{half}"
+
     def __str__(self) -> str:
-        return f"{self.mean:+.1f}" + (f" ± {self.half_width:.1f}" if math.isfinite(self.half_width) else "")
+        return self.text()
 
 
 def paired_difference(values: Sequence[float], base: Sequence[float], confidence: float = 0.95) -> Difference:

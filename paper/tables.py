@@ -1,27 +1,105 @@
-"""Text tables of results."""
+"""Tables of results, and the forms that they are written in: for a terminal, Markdown, CSV, LaTeX and HTML."""
 
-from collections.abc import Collection, Sequence
+import csv
+import html
+import io
+import math
+import statistics
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .statistics import Difference, mean_and_spread
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows under a header as aligned Markdown: the first column to the left, the others to the right."""
+@dataclass(frozen=True)
+class Spread:
+    """A number of several trials."""
+
+    values: tuple[float, ...]
+    digits: int = 2
+
+    @property
+    def mean(self) -> float:
+        """Return the mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Return the standard deviation, None of a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        return mean_and_spread(self.values, self.digits)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header. A cell is None, a text, a `Code`, a number, a `Spread` or a `Difference`."""
+
+    title: str
+    """Of the first column, which holds what the rows are."""
+    columns: tuple[str, ...]
+    """Names of all columns but the first."""
+    rows: tuple[tuple[Any, ...], ...]
+    notes: tuple[str, ...] = ()
+    digits: int = 2
+    """Of differences."""
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+        return (self.title, *self.columns)
+
+    def text(self, value: Any) -> str:
+        """Return a cell as people read it."""
+        if isinstance(value, Difference):
+            return value.text(self.digits)
+        if isinstance(value, int):
+            return f"{value:,}"
+        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """Return all cells as people read them."""
+        return [[self.text(value) for value in row] for row in self.rows]
+
+    @property
+    def words(self) -> set[int]:
+        """Return the columns that stand to the left: the first, and those of commands and words."""
+        kinds = [{type(row[i]) for row in self.rows if row[i] not in (None, "")} for i in range(len(self.header))]
+        return {0} | {i for i, kind in enumerate(kinds) if Code in kind or (kind == {str} and not self._numeric(i))}
+
+    def _numeric(self, column: int) -> bool:
+        return all(str(row[column])[-1:].isdigit() for row in self.rows if row[column])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Collection[int] = ()) -> str:
+    """Return rows under a header as aligned Markdown: the first column and `left` to the left, others to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths))
-        return f"| {' | '.join([first.strip().ljust(widths[0]), *others])} |"
+        sides = ("<" if column in (0, *left) else ">" for column in range(len(header)))
+        return f"| {' | '.join(f'{cell:{side}{width}}' for cell, side, width in zip(row, sides, widths))} |"
 
-    rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])
+    ends = ("-" if column in (0, *left) else ":" for column in range(len(header)))
+    rule = "|".join(["", *("-" * (width + 1) + end for width, end in zip(widths, ends)), ""])
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Collection[int] = ()) -> str:
-    """Return rows under a header as aligned text for a terminal.
-
-    Args:
-        left: columns that stand to the left, besides the first.
-    """
+    """Return rows under a header as aligned text for a terminal: the first column and `left` to the left."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
@@ -30,3 +108,84 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Co
         return "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths)).rstrip()
 
     return "\n".join(map(line, cells))
+
+
+def as_text(shown: Table) -> str:
+    """Return a table for a terminal, its notes below."""
+    return "\n".join([text_table(shown.header, shown.texts, shown.words), *(f"  {note}" for note in shown.notes)])
+
+
+def as_markdown(shown: Table) -> str:
+    """Return a table as Markdown, its notes below as a paragraph."""
+
+    def cell(value: Any) -> str:
+        text = shown.text(value).replace("|", "\\|")
+        return f"`{text}`" if isinstance(value, Code) else text
+
+    body = table(shown.header, [[cell(value) for value in row] for row in shown.rows], shown.words)
+    return "\n\n".join([body, *(["\n".join(shown.notes)] if shown.notes else [])])
+
+
+def as_csv(shown: Table) -> str:
+    """Return a table as CSV: means with all digits, deviations and half widths in columns of their own."""
+    beside = {Spread: "standard deviation", Difference: "half width of the 95 % interval"}
+    written = io.StringIO()
+    columns: list[list[Any]] = []
+    for name, *values in zip(shown.header, *shown.rows):
+        kind = next((kind for value in values for kind in beside if isinstance(value, kind)), None)
+        parts = [_parts(value) for value in values]
+        columns.append([name, *(part[0] for part in parts)])
+        if kind:
+            columns.append([f"{name}, {beside[kind]}", *(part[1] for part in parts)])
+    csv.writer(written, lineterminator="\n").writerows(zip(*columns))
+    return written.getvalue().rstrip("\n")
+
+
+def _parts(value: Any) -> tuple[Any, Any]:
+    """Return what CSV has for a cell: the number, and what is beside it."""
+    if isinstance(value, Spread):
+        return value.mean, "" if value.deviation is None else value.deviation
+    if isinstance(value, Difference):
+        return value.mean, value.half_width if math.isfinite(value.half_width) else ""
+    return "" if value is None else value, ""
+
+
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "--"} | {c: f"\\{c}" for c in "&%$#_{}"}
+_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+
+
+def as_latex(shown: Table) -> str:
+    r"""Return a table as a LaTeX `tabular`, which needs `\usepackage{booktabs}`; notes are comments."""
+
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in text) for text in texts) + r" \\"
+
+    sides = "".join("l" if i in shown.words else "r" for i in range(len(shown.header)))
+    rows = [line(row) for row in shown.texts]
+    lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", line(shown.header), r"\midrule", *rows, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", *(f"% {note}" for note in shown.notes)])
+
+
+def as_html(shown: Table) -> str:
+    """Return a table as HTML; each cell says by which value it is sorted."""
+
+    def cell(column: int, value: Any) -> str:
+        text = html.escape(shown.text(value))
+        key = value.mean if isinstance(value, Spread | Difference) else value
+        key = f"{key!r}" if isinstance(key, int | float) else html.escape(shown.text(value))
+        name = ' class="words"' if column in shown.words else ""
+        return f'<td{name} data-key="{key}">{f"<code>{text}</code>" if isinstance(value, Code) else text}</td>'
+
+    head = "".join(
+        f"<th{' class=words' if i in shown.words else ''}><button>{html.escape(name)}</button></th>"
+        for i, name in enumerate(shown.header)
+    )
+    rows = "\n".join("<tr>" + "".join(cell(i, value) for i, value in enumerate(row)) + "</tr>" for row in shown.rows)
+    notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in shown.notes)
+    return f"<table class=sortable>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n{notes}"
+
+
+FORMS: dict[str, Callable[[Table], str]] = {
+    "text": as_text, "markdown": as_markdown, "csv": as_csv, "latex": as_latex
+}  # fmt: skip
+"""By the names that the command line has for them."""

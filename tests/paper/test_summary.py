@@ -1,0 +1,171 @@
+"""Tables of runs: how trials are grouped and compared, the grid's cells, published values, and the forms of a table."""
+
+import csv
+import io
+import re
+
+import numpy
+import pytest
+import scipy.stats
+
+from lab.cli import UserError
+from paper import keep, summary
+from paper.cells import Comparison, group
+from paper.planned import planned
+from paper.results import find
+from paper.studies import STUDIES
+from paper.summary import Options, sections, table_of
+from tests.paper.samples import FD, SI, make_run
+
+PLAIN_LAST, SI_LAST = [70.0, 72.0, 71.0], [75.0, 79.0, 74.5]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two arms of three trials and a dense one of two."""
+    for arm, arguments, finals in (("plain", {}, PLAIN_LAST), ("spectral", SI, SI_LAST)):
+        for seed, final in enumerate(finals, 1):
+            make_run(tmp_path / arm / str(seed), arguments, seed=seed, final=final, best=final + 1)
+    for seed in (1, 2):
+        dense = {"method": "dense", "rank_scale": 0.0, "parameters": 269722, "ratio": 1.0}
+        make_run(tmp_path / "dense" / str(seed), {"rank_scale": 0.0}, seed=seed, final=90.0 + seed, best=93.0, **dense)
+    return tmp_path
+
+
+def rows_of(tree, **options) -> tuple[list[dict], tuple[str, ...]]:
+    (section,) = sections(find([tree]).runs)
+    made = table_of(section, Options(**options))
+    return [dict(zip(("what", *made.columns), row)) for row in made.texts], made.notes
+
+
+def test_trials_are_grouped_and_compared_seed_by_seed(tree):
+    rows, notes = rows_of(tree)
+    assert [(row["what"], row["trials"]) for row in rows] == [("dense", "2"), ("plain", "3"), ("SI", "3")]
+    assert rows[1]["last (%)"] == f"{numpy.mean(PLAIN_LAST):.2f} ± {numpy.std(PLAIN_LAST, ddof=1):.2f}"
+    assert rows[1]["best (%)"] == f"{numpy.mean(PLAIN_LAST) + 1:.2f} ± {numpy.std(PLAIN_LAST, ddof=1):.2f}"
+    interval = scipy.stats.ttest_rel(SI_LAST, PLAIN_LAST).confidence_interval(0.95)
+    mean, half = rows[2]["last against plain"].split(" ± ")
+    assert float(mean) - float(half) == pytest.approx(interval.low, abs=0.02)
+    assert float(mean) + float(half) == pytest.approx(interval.high, abs=0.02)
+    dense = scipy.stats.ttest_rel([91.0, 92.0], PLAIN_LAST[:2]).confidence_interval(0.95)
+    assert rows[0]["last against plain"] == f"+20.50 ± {(dense.high - dense.low) / 2:.2f}"
+    assert rows[1]["last against plain"] == "" and rows[1]["parameters"] == "63,850"
+    assert notes[1] == "All: rank scale 0.111, decay B 4.1, epochs 4."
+
+
+def test_what_differs_makes_another_group(tree):
+    make_run(tree / "fast/1", {"lr": 0.1}, seed=1, final=60.0)
+    make_run(tree / "old/4", {"lr": 0.02}, seed=4, final=71.0)
+    rows, _ = rows_of(tree)
+    assert [(row["what"], row["lr"], row["trials"]) for row in rows] == [
+        ("dense", "0.02", "2"), ("plain", "0.02", "4"), ("plain", "0.1", "1"), ("SI", "0.02", "3")
+    ]  # fmt: skip
+    by_arm, _ = rows_of(tree, by=("arm",), against="fast", columns=("trials", "difference"))
+    fast = next(row for row in by_arm if row["what"].endswith("fast"))
+    assert fast["trials"] == "1" and "last against fast" in fast
+    assert [row["last against fast"] for row in by_arm if row["what"].endswith("plain")] == ["+10.00"]
+
+
+def test_decay_and_dose(tree, tmp_path):
+    """Cells are compared with the one of the same dose; where there is none, with the only one there is."""
+    for dose in (1.0, 12.0):
+        make_run(tree / f"plain-{dose}/1", {"decay_budget": dose}, decay_budget=dose, final=50.0 + dose)
+        make_run(tree / f"both-{dose}/1", SI | FD | {"decay_budget": dose}, decay_budget=dose, final=60.0 + 2 * dose)
+    cells = group(find([tree]).runs)
+    comparison = Comparison(cells)
+    found = {(cell.method, cell.label("decay")): comparison.difference(cell) for cell in cells}
+    assert found["SI & FD", "B 1"].mean == 62 - 51 and found["SI & FD", "B 12"].mean == 84 - 62
+    assert found["SI", "B 4.1"].mean == pytest.approx(76 + 1 / 6 - 71)
+    assert found["dense", "B 4.1"].mean == pytest.approx(20.5) and found["plain", "B 12"] is None
+
+
+def test_mean_of_the_last_epochs(tmp_path):
+    curve = [10.0, 20.0, 60.0, 61.0, 63.0, 62.0]
+    make_run(tmp_path / "plain/1", curve=curve, final=62.0)
+    rows, _ = rows_of(tmp_path, last=3, compare="mean")
+    assert rows[0]["mean of last 3"] == f"{(61 + 63 + 62) / 3:.2f}"
+    assert "mean of last 4" not in rows_of(tmp_path, last=4)[0][0]  # of six epochs that is not the end
+
+
+def test_repeated_seeds_and_mixed_machines_are_told(tree):
+    make_run(tree / "again/1", seconds=9.0, final=10.0, machine="H100")
+    rows, notes = rows_of(tree)
+    assert rows[1]["last (%)"] != "" and rows[1]["trials"] == "3"
+    assert any("seed 1 do not count" in note for note in notes)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_grid_is_shown_with_its_commands(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("paper.results.ROOT", tmp_path)
+    summary.main([study])
+    out = capsys.readouterr().out
+    for setting in STUDIES[study].settings:
+        training = sum(command.training for command in setting.commands)
+        assert out.count(f"{study}/generated-scripts/{setting.name}.sh\n") == training
+        assert len({plan.labels for plan in planned(STUDIES[study], setting)}) == training
+
+
+def test_a_run_fills_its_cell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("paper.results.ROOT", tmp_path)
+    folder = tmp_path / "EigenDamage-Pytorch/results/resnet_32_x2-cifar10/0.1/spectral+frob/1"
+    arguments = SI | FD | {"target_ratio": 0.1, "weight_decay": 1e-4, "decay_budget": None, "rank_scale": 0.0}
+    head = {"study": "EigenDamage-Pytorch", "network": "resnet32", "data": "cifar10", "ratio": 0.1}
+    make_run(folder, arguments, **head, final=94.0)
+    flags = ["EigenDamage-Pytorch", "--only", "cifar10-resnet_32_x2-0.1-*"]
+    summary.main(flags)
+    lines = capsys.readouterr().out.splitlines()
+    both = next(line for line in lines if line.startswith("SI & FD"))
+    assert re.search(r" 94\.00 .* 94\.34$", both) and not both.endswith(".sh")
+    assert sum(line.endswith(".sh") for line in lines) == 3
+    assert "  Published: Khodak et al. 2021, Table 1, through a quotation." in lines
+    keep.main([str(folder), "--to", str(tmp_path / "results")])  # the record of it fills the cell, too
+    (folder / "results.json").unlink()
+    (folder / "args.json").unlink()
+    capsys.readouterr()
+    summary.main(flags)
+    again = capsys.readouterr().out.splitlines()
+    assert next(line for line in again if line.startswith("SI & FD")).split()[:9] == both.split()[:9]
+
+
+def test_published_rows_of_other_methods(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("paper.results.ROOT", tmp_path)
+    summary.main(["EigenDamage-Pytorch", "--only", "cifar10-vgg*"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("GraSP")] == [
+        ["GraSP", "0.02", "92.19"], ["GraSP", "0.05", "93.04"], ["GraSP", "0.1", "93.30"]
+    ]  # fmt: skip
+    assert not any("%" in line and "94.49" in line for line in lines)
+
+
+def written(tree, capsys, form: str, *more: str) -> str:
+    capsys.readouterr()
+    summary.main(["pytorch_resnet_cifar10", "--from", str(tree), "--format", form, *more])
+    return capsys.readouterr().out
+
+
+def test_forms(tree, capsys):
+    chosen = ("--columns", "trials", "last", "difference")
+    rows = list(csv.DictReader(io.StringIO(written(tree, capsys, "csv", *chosen))))
+    spectral = next(row for row in rows if row["resnet20 on digits"] == "SI")
+    assert float(spectral["last (%)"]) == pytest.approx(numpy.mean(SI_LAST), abs=1e-9)
+    assert float(spectral["last (%), standard deviation"]) == pytest.approx(numpy.std(SI_LAST, ddof=1), abs=1e-9)
+    markdown = written(tree, capsys, "markdown", *chosen).splitlines()
+    assert markdown[:2] == [
+        "| resnet20 on digits | trials |     last (%) | last against plain |",
+        "|--------------------|-------:|-------------:|-------------------:|",
+    ]
+    assert markdown[3] == "| plain              |      3 | 71.00 ± 1.00 |                    |"
+    latex = written(tree, capsys, "latex", *chosen)
+    assert r"SI & 3 & 76.17 $\pm$ 2.47 & +5.17 $\pm$" in latex and r"last (\%)" in latex
+    assert latex.startswith("\\begin{tabular}{lrrr}\n\\toprule\n") and "\\bottomrule\n\\end{tabular}\n% " in latex
+
+
+def test_files(tree, capsys, tmp_path):
+    out = written(tree, capsys, "markdown", "--out", str(tmp_path / "table.md"))
+    assert out == f"wrote 1 tables to {tmp_path / 'table.md'}\n"
+    assert (tmp_path / "table.md").read_text() == written(tree, capsys, "markdown")
+
+
+def test_unknown_columns_are_refused():
+    with pytest.raises(UserError, match="there is no column accuracy, only budget, trials"):
+        Options(columns=("trials", "accuracy"))
