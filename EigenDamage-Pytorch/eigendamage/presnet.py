@@ -7,7 +7,8 @@ the shortcut takes the block's input as it is.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stages import projection, stage
+from .flow import Flow, Layer, Norm, Step, Sum, plain_sum
+from .stages import blocks_of, projection, shortcut_of, stage
 
 
 class Bottleneck(nn.Module):
@@ -22,12 +23,21 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(in_planes)
         self.conv3 = nn.Conv2d(in_planes, planes, 1, bias=False)
         self.downsample = projection(in_planes, planes, stride)
+        self.sum = plain_sum
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(F.relu(self.bn1(x)))
         out = self.conv2(F.relu(self.bn2(out)))
         out = self.conv3(F.relu(self.bn3(out)))
-        return out + (x if self.downsample is None else self.downsample(x))
+        return self.sum(out, x if self.downsample is None else self.downsample(x))
+
+    def flow(self, name: str, reads: str) -> tuple[list[Step], str]:
+        """Return the steps of the block of this name on a map, and the map that it writes."""
+        first, second, branch, result = (f"{name}.{part}" for part in ("conv1", "conv2", "conv3", "sum"))
+        steps: list[Step] = [Norm(f"{name}.bn1", reads), Layer(first, reads, first), Norm(f"{name}.bn2", first)]
+        steps += [Layer(second, first, second), Norm(f"{name}.bn3", second), Layer(branch, second, branch)]
+        shortcut, steps_there = shortcut_of(self, name, reads)
+        return [*steps, *steps_there, Sum(name, branch, shortcut, result)], result
 
 
 class PreResNet(nn.Module):
@@ -55,3 +65,8 @@ class PreResNet(nn.Module):
         """Map images (batch, 3, height, width) to logits (batch, num_classes)."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+
+    def flow(self) -> Flow:
+        """Return how the channels run."""
+        steps, last = blocks_of(self, "conv1")
+        return (Layer("conv1", "", "conv1"), *steps, Norm("bn", last), Layer("fc", last, None))

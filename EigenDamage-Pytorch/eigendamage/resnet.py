@@ -7,7 +7,8 @@ three stages the depth is 6n + 2.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stages import projection, stage
+from .flow import Flow, Layer, Norm, Step, Sum, plain_sum
+from .stages import blocks_of, projection, shortcut_of, stage
 
 
 class BasicBlock(nn.Module):
@@ -21,13 +22,23 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = projection(in_planes, planes, stride)
         self.bn3 = nn.BatchNorm2d(planes) if self.downsample is not None else None
+        self.sum = plain_sum
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.downsample is not None:
             x = self.bn3(self.downsample(x))
-        return F.relu(out + x)
+        return F.relu(self.sum(out, x))
+
+    def flow(self, name: str, reads: str) -> tuple[list[Step], str]:
+        """Return the steps of the block of this name on a map, and the map that it writes."""
+        inner, branch, result = (f"{name}.{part}" for part in ("conv1", "conv2", "sum"))
+        steps: list[Step] = [Layer(inner, reads, inner), Norm(f"{name}.bn1", inner)]
+        steps += [Layer(branch, inner, branch), Norm(f"{name}.bn2", branch)]
+        shortcut, steps_there = shortcut_of(self, name, reads)
+        steps += [*steps_there, *([Norm(f"{name}.bn3", shortcut)] if steps_there else [])]
+        return [*steps, Sum(name, branch, shortcut, result)], result
 
 
 class ResNet(nn.Module):
@@ -55,3 +66,9 @@ class ResNet(nn.Module):
         x = F.relu(self.bn(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
+
+    def flow(self) -> Flow:
+        """Return how the channels run."""
+        steps: list[Step] = [Layer("conv1", "", "conv1"), Norm("bn", "conv1")]
+        inner, last = blocks_of(self, "conv1")
+        return (*steps, *inner, Layer("linear", last, None))

@@ -6,6 +6,8 @@ images of 32 pixels leave a map of 2 x 2, images of 64 pixels one of 4 x 4, whic
 
 from torch import Tensor, nn
 
+from .flow import Flow, Layer, Norm, Step
+
 POOL = 0
 PLANS = {
     11: (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512),
@@ -50,3 +52,15 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (batch, 3, height, width) to logits (batch, num_classes)."""
         return self.classifier(self.feature(x).mean((2, 3)))
+
+    def flow(self) -> Flow:
+        """Return how the channels run."""
+        steps: list[Step] = []
+        reads = ""
+        for index, module in enumerate(self.feature):
+            if isinstance(module, nn.BatchNorm2d):
+                steps.append(Norm(f"feature.{index}", reads))
+            elif not isinstance(module, (nn.ReLU, nn.MaxPool2d)):
+                steps.append(Layer(f"feature.{index}", reads, f"feature.{index}"))
+                reads = f"feature.{index}"
+        return (*steps, Layer("classifier", reads, None))

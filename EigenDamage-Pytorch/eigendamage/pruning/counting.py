@@ -1,0 +1,162 @@
+"""What a network costs, counted from its real modules; and what parts of it would cost, before anything is built."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import factorized
+from factorized import Tucker2Conv2d
+
+from ..flow import Flow, Layer, Norm
+from .removal import Units, maps
+from .selection import Kept, Part
+
+COSTS = ("parameters", "multiply-adds")
+
+
+class Cost(NamedTuple):
+    """Of a network."""
+
+    parameters: int
+    """all of them, frozen ones too, buffers excluded"""
+    multiply_adds: int
+    """products with weights of convolutions and linear layers, for one image"""
+
+    def of(self, kind: str) -> int:
+        """Return the one that a word of `COSTS` names."""
+        return self.parameters if kind == "parameters" else self.multiply_adds
+
+
+class Sizes(NamedTuple):
+    """Of a layer's input and output, in positions."""
+
+    before: int
+    after: int
+
+
+@torch.no_grad()
+def sizes(model: nn.Module, size: tuple[int, int]) -> dict[str, Sizes]:
+    """Return the sizes of every convolution and linear layer by name, for images of (height, width)."""
+    found: dict[str, Sizes] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, Tucker2Conv2d)):
+
+            def remember(_, inputs, output, name: str = name) -> None:
+                found[name] = Sizes(math.prod(inputs[0].shape[2:]), math.prod(output.shape[2:]))
+
+            hooks.append(module.register_forward_hook(remember))
+    training = [module for module in model.modules() if module.training]
+    example = next(model.parameters())
+    try:
+        model.eval()(torch.zeros(1, 3, *size, device=example.device, dtype=example.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return found
+
+
+def cost(model: nn.Module, size: tuple[int, int]) -> Cost:
+    """Return what a network costs, for images of (height, width)."""
+    adds = 0
+    for name, (before, after) in sizes(model, size).items():
+        module: Any = model.get_submodule(name)
+        if isinstance(module, Tucker2Conv2d):
+            adds += tucker2_adds(module, module.rank, before, after)
+        else:
+            adds += after * module.weight.numel()
+    return Cost(factorized.parameter_count(model), adds)
+
+
+def tucker2_parameters(layer: Any, rank: tuple[int, int]) -> int:
+    """Return the parameters that a convolution has in Tucker-2 form."""
+    bias = 0 if layer.bias is None else layer.out_channels
+    r_out, r_in = rank
+    core = math.prod(layer.kernel_size) * r_out * r_in
+    return layer.in_channels * r_in + core + layer.out_channels * r_out + bias
+
+
+def tucker2_adds(layer: Any, rank: tuple[int, int], before: int, after: int) -> int:
+    """Return the multiply-adds of a convolution in Tucker-2 form, one factor after another."""
+    r_out, r_in = rank
+    if layer.kernel_size == (1, 1):  # what strides skip is left out first
+        before = after
+    core = math.prod(layer.kernel_size) * r_out * r_in
+    return before * layer.in_channels * r_in + after * (core + r_out * layer.out_channels)
+
+
+class FilterCost:
+    """The cost of a network with some of its filters, as `selection.cut_at_cost` asks for it.
+
+    Args:
+        model: as it is now.
+        units: the filters that it has.
+        kind: one of `COSTS`.
+        size: of the images, (height, width).
+    """
+
+    def __init__(self, model: nn.Module, flow: Flow, units: Units, kind: str, size: tuple[int, int]):
+        self.flow, self.units, self.kind = flow, units, kind
+        self.sizes = sizes(model, size)
+        self.modules: dict[str, Any] = {step.name: model.get_submodule(step.name) for step in flow}
+
+    def __call__(self, kept: Kept) -> int:
+        """Return the cost of what is kept, positions in the network as it is."""
+        left = maps(self.flow, chosen(self.units, kept))
+        total = 0
+        for step in self.flow:
+            module = self.modules[step.name]
+            if isinstance(step, Layer):
+                weight = module.weight.shape
+                outputs = weight[0] if step.writes is None else len(left[step.writes])
+                inputs = len(left[step.reads]) if step.reads in left else weight[1]
+                elements = outputs * inputs * math.prod(weight[2:])
+                if self.kind == "parameters":
+                    total += elements + (0 if module.bias is None else outputs)
+                else:
+                    total += self.sizes[step.name].after * elements
+            elif isinstance(step, Norm) and self.kind == "parameters":
+                total += 2 * len(left[step.map])
+        return total
+
+
+def chosen(units: Units, kept: Kept) -> dict[str, list[int]]:
+    """Return the filters at the kept positions of a network that has `units`; all of those layers not mentioned."""
+    found = {name: list(numbers) for name, numbers in units.items()}
+    return found | {part.layer: [units[part.layer][place] for place in places] for part, places in kept.items()}
+
+
+class DirectionCost:
+    """The cost of a network whose convolutions keep some directions, where that makes them smaller.
+
+    Arguments as of `FilterCost`; `layers` are the convolutions by name.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, Any], kind: str, size: tuple[int, int]):
+        self.layers, self.kind = layers, kind
+        self.sizes = sizes(model, size)
+        own = {name: self._of(layer, getattr(layer, "rank", None), name) for name, layer in layers.items()}
+        self.now = own
+        self.others = cost(model, size).of(kind) - sum(own.values())
+
+    def _of(self, layer: Any, rank: tuple[int, int] | None, name: str) -> int:
+        before, after = self.sizes[name]
+        if self.kind == "parameters":
+            return factorized.parameter_count(layer) if rank is None else tucker2_parameters(layer, rank)
+        return after * layer.weight.numel() if rank is None else tucker2_adds(layer, rank, before, after)
+
+    def saves(self, name: str, rank: tuple[int, int]) -> bool:
+        """Tell whether a layer would be smaller with these ranks (outputs, inputs)."""
+        return self._of(self.layers[name], rank, name) < self.now[name]
+
+    def __call__(self, kept: Kept) -> int:
+        total = self.others
+        for name, layer in self.layers.items():
+            rank = len(kept[Part(name)]), len(kept[Part(name, "inputs")])
+            total += min(self.now[name], self._of(layer, rank, name))
+        return total

@@ -1,0 +1,169 @@
+"""One round's removal: scores, the cut, what stays corrected, and the smaller network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from factorized import Tucker2, Tucker2Conv2d
+
+from .counting import Cost, DirectionCost, FilterCost, chosen, cost
+from .methods import METHODS, Scoring, corrected, directions, random_scores
+from .pruned import Pruned
+from .removal import remove
+from .selection import Kept, Part, cut_at_cost, cut_at_share, order
+from .statistics import Moments
+
+
+class Target(NamedTuple):
+    """How much is removed."""
+
+    kind: str
+    """`scores`: a share of all scores; or `parameters` or `multiply-adds`: what is left of the dense network's"""
+    share: float
+
+
+class Removed(NamedTuple):
+    """What a round has removed."""
+
+    units: int
+    of: int
+    """units that there were"""
+    cost: Cost
+    """of what is left"""
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """What is removed by which rule."""
+
+    method: str
+    """a key of `METHODS`"""
+    scoring: Scoring = field(default_factory=Scoring)
+    limit: float = 0.95
+    """the largest fraction of a layer's units that one round may remove"""
+    normalize: bool = False
+    """divide scores by their sum over the layer"""
+    skipped: int = 0
+    """how many of the first layers lose nothing"""
+    fixed_rotations: bool = False
+    """of methods that remove directions: rotations are not trained afterwards"""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The statistics that the method needs."""
+        return METHODS[self.method].needs(self.scoring)
+
+    def layers(self, pruned: Pruned) -> list[str]:
+        """Return the layers that may lose units."""
+        return list(pruned.units)[self.skipped :]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        pruned: Pruned,
+        moments: Mapping[str, Moments],
+        target: Target,
+        dense: Cost,
+        size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Removed:
+        """Remove what the target asks for, in place.
+
+        Args:
+            moments: statistics of `layers` by name, of `kinds`.
+            dense: cost of the dense network.
+            size: of the images, (height, width).
+            generator: of the scores of `random`, on the CPU.
+
+        Raises:
+            ValueError: if the target cannot be reached, or is reached already; for statistics that are not finite.
+        """
+        layers = {name: pruned.convolutions[name] for name in self.layers(pruned)}
+        if not layers:
+            raise ValueError(f"all {len(pruned.units)} layers are to be skipped; none is left to prune")
+        method = METHODS[self.method]
+        found = (
+            {n: directions(layer, moments.get(n, {}), method.basis) for n, layer in layers.items()}
+            if method.of_directions
+            else {}
+        )
+        counting: FilterCost | DirectionCost
+        kind = "parameters" if target.kind == "scores" else target.kind
+        if method.of_directions:
+            scores = {Part(name): f.output_scores for name, f in found.items()}
+            scores |= {Part(name, "inputs"): f.input_scores for name, f in found.items()}
+            counting = DirectionCost(pruned.model, layers, kind, size)
+        else:
+            scores = {
+                Part(name): self._scores(layer, moments.get(name, {}), generator) for name, layer in layers.items()
+            }
+            counting = FilterCost(pruned.model, pruned.flow, pruned.units, kind, size)
+        ordered = order(scores, self.limit, self.normalize)
+        if target.kind == "scores":
+            cut = cut_at_share(ordered, target.share)
+        else:
+            cut = self._cut(ordered, counting, target, dense)
+        kept = ordered.kept(cut)
+        units = sum(len(places) for places in kept.values())
+        if method.of_directions:
+            assert isinstance(counting, DirectionCost)
+            self._rotate(pruned, found, kept, counting)
+        else:
+            self._remove(pruned, kept, moments)
+        return Removed(ordered.count - units, ordered.count, cost(pruned.model, size))
+
+    def _cut(self, ordered: Any, counting: FilterCost | DirectionCost, target: Target, dense: Cost) -> int:
+        whole = dense.of(target.kind)
+        try:
+            return cut_at_cost(ordered, counting, target.share * whole)
+        except ValueError:
+            least = counting(ordered.kept(ordered.count)) / whole
+            raise ValueError(
+                f"{self.method} cannot bring the network to {target.share:g} of its {target.kind} when a layer may "
+                f"lose {self.limit:g} of its units in a round: {least:.4g} is the least; raise the limit or the target"
+            ) from None
+
+    def _scores(self, layer: Any, moments: Moments, generator: torch.Generator) -> Tensor:
+        if self.method == "random":
+            return random_scores(layer.out_channels, generator)
+        score = METHODS[self.method].score
+        assert score is not None
+        return score(layer.weight.detach().flatten(1), moments, self.scoring)
+
+    def _remove(self, pruned: Pruned, kept: Kept, moments: Mapping[str, Moments]) -> None:
+        if METHODS[self.method].corrects and self.scoring.correction != "none":
+            for (name, _), places in kept.items():
+                weight = pruned.model.get_submodule(name).weight
+                removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+                removed[places] = False
+                if removed.any():
+                    matrix = weight.detach().flatten(1)
+                    of_weights = self.method == "c-obs"
+                    new = corrected(matrix, moments[name], removed, self.scoring, of_weights)
+                    weight.copy_(new.view(weight.shape))
+        after = chosen(pruned.units, kept)
+        remove(pruned.model, pruned.flow, pruned.units, after)
+        pruned.units = after
+
+    def _rotate(self, pruned: Pruned, found: Mapping[str, Tucker2], kept: Kept, counting: DirectionCost) -> None:
+        pruned.frozen = self.fixed_rotations
+        for name, f in found.items():
+            outputs, inputs = kept[Part(name)], kept[Part(name, "inputs")]
+            if counting.saves(name, (len(outputs), len(inputs))):
+                layer = rotated(pruned.convolutions[name], *f.kept(outputs, inputs))
+                parent, _, own = name.rpartition(".")
+                setattr(pruned.model.get_submodule(parent), own, layer)
+        pruned.freeze()
+
+
+def rotated(layer: Any, U: Tensor, core: Tensor, VT: Tensor) -> Tucker2Conv2d:
+    """Return a convolution in Tucker-2 form; of one that has it already the factors around the core are joined."""
+    if isinstance(layer, Tucker2Conv2d):
+        U, VT = layer.U.double() @ U, VT @ layer.VT.double()
+    new = Tucker2Conv2d._like(layer, tuple(core.shape[:2]), device=layer.weight.device, dtype=layer.weight.dtype)
+    new.channels_last = getattr(layer, "channels_last", False)
+    new._take_over(layer)
+    return new.set_factors(U, core, VT).requires_grad_(True)
