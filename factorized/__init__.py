@@ -19,7 +19,7 @@ from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.composed import ComposedConv2d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
-from .layers.linear import FactorizedLinear
+from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
 from .layers.tucker2 import Tucker2Conv2d
 from .linalg.spectral import batch_spectral_init, spectral_init
@@ -52,6 +52,7 @@ __all__ = [
     "FactorizedEmbedding",
     "FactorizedLayer",
     "FactorizedLinear",
+    "FactorizedTransposedLinear",
     "FrobeniusDecay",
     "OutputValue",
     "QueryKey",

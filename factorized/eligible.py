@@ -11,7 +11,7 @@ from .layers.base import FactorizedLayer
 from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
-from .layers.linear import FactorizedLinear
+from .layers.linear import Conv1D, FactorizedLinear, FactorizedTransposedLinear, is_conv1d
 from .patterns import as_list, factorized_modules, named_modules, select, wrapped_by
 from .protocol import is_factorized
 from .usage import check_choice, check_model, class_name
@@ -21,6 +21,7 @@ Forms = Mapping[type[nn.Module], type[FactorizedLayer]]
 # The dense classes that have factorized forms, and those that they have unless another is asked for.
 FORMS: Forms = {
     nn.Linear: FactorizedLinear,
+    Conv1D: FactorizedTransposedLinear,
     nn.Conv1d: FactorizedConv1d,
     nn.Conv2d: FactorizedConv2d,
     nn.Conv3d: FactorizedConv3d,
@@ -96,7 +97,7 @@ def weights(model: nn.Module, embeddings: bool = False, forms: Forms = FORMS) ->
                 )
         kind = dense_class(module)
         if kind is not None:
-            obstacle = _obstacle(module, kind, forms[kind], parent, uses)
+            obstacle = _obstacle(module, kind, form_of(module, forms), parent, uses)
             if obstacle is None and kind is nn.Embedding and not embeddings:
                 obstacle = "an embedding; embeddings=True factorizes it"
             found[name] = Weight(module, module._parameters.get("weight"), obstacle)
@@ -195,8 +196,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def dense_class(layer: nn.Module) -> type[nn.Module] | None:
-    """Return the class of PyTorch, of those that have a factorized form, that a layer is of, or None."""
-    return next((kind for kind in FORMS if isinstance(layer, kind)), None)
+    """Return the class that a layer is of, of those of PyTorch or transformers that have a factorized form, or None."""
+    kind = next((kind for kind in FORMS if isinstance(layer, kind)), None)
+    return next(filter(is_conv1d, type(layer).__mro__)) if kind is Conv1D else kind
 
 
 def form_of(layer: nn.Module, forms: Forms) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .eligible import dense_class
+from .layers.factors import Factors
 
 _MODULE = vars(nn.Module())  # what every module has
 _HOOKS = [name for name, value in _MODULE.items() if "hook" in name and isinstance(value, dict)]
@@ -64,10 +65,11 @@ def _given(layer: nn.Module) -> dict[str, Any]:
         kind = type(layer)
         # Not that of nn.Module, which torch.compile puts another in the place of.
         constructors: list[Any] = [vars(parent).get("__init__") for parent in kind.__mro__ if parent is not nn.Module]
+        constructors.append(Factors.make_factors)
         own = {name for c in constructors if hasattr(c, "__code__") for name in c.__code__.co_names}  # names it assigns
     else:
         with torch.device("meta"):
-            plain = kind(1, 1) if kind in (nn.Linear, nn.Embedding) else kind(1, 1, 1)
+            plain = kind(1, 1, 1) if issubclass(kind, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else kind(1, 1)
         own = {*vars(plain)}
     own |= {DENSE_REASON, DENSE_CLASS, *_MODULE}
     return {name: value for name, value in vars(layer).items() if name not in own and not hasattr(kind, name)}

@@ -11,7 +11,8 @@ from .cost import PATHS
 from .eligible import FORMS, Choice, Forms, dense_class, form_of
 from .handover import DENSE_CLASS, DENSE_REASON, hand_over
 from .layers.base import FactorizedLayer
-from .layers.product import INITS, Fill, ProductLayer, SquareFill, warn_of_padding
+from .layers.factors import INITS, Fill, SquareFill
+from .layers.product import ProductLayer, warn_of_padding
 from .linalg.parallel import for_each
 from .linalg.spectral import spectral_init
 from .patterns import factorized_modules
@@ -245,7 +246,8 @@ def refuse_save_pretrained(*args: object, **kwargs: object) -> None:
     """
     raise RuntimeError(
         "save_pretrained of a factorized model would make a folder that loads with random weights: "
-        "make it dense by factorized.merge(model) first, or save its state_dict() and load it after the same factorize"
+        "use factorized.save(model, folder) and factorized.load(dense_model, folder), make it dense by "
+        "factorized.merge(model) first, or save its state_dict() and load it after the same factorize"
     )
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from .budget import RULES, Size, larger, search, size_of, stays_dense
 from .eligible import Choice, Forms, choose, form_of, forms_for, listed, nothing_to_do
 from .layers.base import FactorizedLayer
-from .layers.product import ProductLayer, checked_rank, checked_scale
+from .layers.factors import checked_rank
+from .layers.product import ProductLayer, checked_scale
 from .patterns import select
 from .usage import check_choice, check_number
 

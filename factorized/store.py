@@ -22,7 +22,7 @@ from .layers.base import FactorizedLayer
 from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
-from .layers.linear import FactorizedLinear
+from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.product import ProductLayer
 from .layers.tensor import CPConv2d, TensorTrainConv2d, TuckerConv2d
 from .layers.tucker2 import Tucker2Conv2d
@@ -33,8 +33,8 @@ from .store_files import read, write
 from .usage import check_model
 
 _CLASSES: tuple[type[FactorizedLayer], ...] = (
-    FactorizedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d, FactorizedEmbedding,
-    TensorTrainConv2d, TuckerConv2d, CPConv2d, Tucker2Conv2d,
+    FactorizedLinear, FactorizedTransposedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d,
+    FactorizedEmbedding, TensorTrainConv2d, TuckerConv2d, CPConv2d, Tucker2Conv2d,
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in _CLASSES}
 

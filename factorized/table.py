@@ -12,6 +12,7 @@ from .budget import parameter_count
 from .cost import cheaper_path
 from .eligible import Weight, weights
 from .handover import DENSE_REASON
+from .layers.linear import Conv1D
 from .patterns import factorized_modules, named_modules, wrapped_by
 from .protocol import is_contracted
 from .usage import check_model
@@ -213,6 +214,8 @@ def _dense_adds(weight: Weight, shape: tuple[int, ...], inputs: tuple[Tensor, ..
         return 0
     if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return output.numel() * math.prod(shape[1:])
+    if isinstance(module, Conv1D):
+        return output.numel() * shape[0]
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         return inputs[0].numel() * math.prod(shape[1:])
     return None

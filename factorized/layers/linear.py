@@ -1,7 +1,10 @@
-"""The factorized linear layer."""
+"""The factorized linear layers."""
 
+import importlib
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +20,7 @@ class FactorizedLinear(ProductLayer):
     `from_dense` can start them from a layer's weight.
     """
 
-    dense_type = nn.Linear
+    dense_type: type[nn.Module] = nn.Linear
 
     def __init__(
         self,
@@ -39,21 +42,21 @@ class FactorizedLinear(ProductLayer):
         self.out_features = out_features
 
     @staticmethod
-    def matrix_shape(layer: nn.Linear) -> tuple[int, int]:
+    def matrix_shape(layer: Any) -> tuple[int, int]:
         """Return the shape of `matrix_of(layer)`."""
         return layer.out_features, layer.in_features
 
-    @staticmethod
-    def scaled_dimension(layer: nn.Linear) -> int:
+    @classmethod
+    def scaled_dimension(cls, layer: Any) -> int:
         """Return what a rank scale is a fraction of: min(out, in). A convolution scales its rows instead."""
-        return min(layer.out_features, layer.in_features)
+        return min(cls.matrix_shape(layer))
 
     @classmethod
-    def _like(cls, layer: nn.Linear, **options) -> "FactorizedLinear":
+    def _like(cls, layer: Any, **options) -> "FactorizedLinear":
         bias = layer.bias is not None
         return nn.utils.skip_init(cls, layer.in_features, layer.out_features, bias=bias, **options)
 
-    def _empty_dense(self, **options) -> nn.Linear:
+    def _empty_dense(self, **options) -> nn.Module:
         bias = self.bias is not None
         return nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias, **options)
 
@@ -75,8 +78,58 @@ class FactorizedLinear(ProductLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x, self.as_matrix(self.weight), self.bias)
         return F.linear(F.linear(x, self.right()), self.U, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
+
+
+class _ByName(type):
+    """Makes a class stand for another, whose package need not be there."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return any(is_conv1d(kind) for kind in type(instance).__mro__)
+
+
+class Conv1D(nn.Module, metaclass=_ByName):
+    """Stands for `transformers.pytorch_utils.Conv1D`, the linear layer of GPT-2: its weight is stored (in, out)."""
+
+
+def is_conv1d(kind: type) -> bool:
+    """Tell whether a class is the one that `Conv1D` stands for."""
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
+class FactorizedTransposedLinear(FactorizedLinear):
+    """A linear layer whose `weight` is stored (in_features, out_features), as that of transformers' `Conv1D`.
+
+    It computes what `FactorizedLinear` does, and its factors are the same: `U` is (out, rank), `VT` is (rank, in).
+    """
+
+    dense_type = Conv1D
+
+    @classmethod
+    def as_matrix(cls, weight: Tensor) -> Tensor:
+        """Return the weight (in, out) as the matrix (out, in)."""
+        return weight.mT
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return matrix.mT
+
+    @staticmethod
+    def matrix_shape(layer: Any) -> tuple[int, int]:
+        """Return the shape of `matrix_of(layer)`."""
+        inputs, outputs = layer.weight.shape
+        return outputs, inputs
+
+    @classmethod
+    def _like(cls, layer: Any, **options) -> "FactorizedTransposedLinear":
+        outputs, inputs = cls.matrix_shape(layer)
+        return nn.utils.skip_init(cls, inputs, outputs, bias=layer.bias is not None, **options)
+
+    def _empty_dense(self, **options) -> nn.Module:
+        kind = importlib.import_module("transformers.pytorch_utils").Conv1D
+        with torch.device("meta"):
+            dense = kind(self.out_features, self.in_features)
+        return dense.to_empty(device=options["device"]).to(options["dtype"])

@@ -3,7 +3,7 @@
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,42 +12,16 @@ from torch import Tensor, nn
 
 from .. import cost
 from ..linalg.spectral import spectral_init
-from ..protocol import without_autocast
 from .base import FactorizedLayer, weight_obstacle
-
-Fill = Callable[[Tensor], object]
-SquareFill = Callable[[Tensor], Tensor]
+from .factors import Factors, Fill, SquareFill, checked_rank, fill_of, finite
 
 
-def _kaiming(factor: Tensor) -> None:
-    nn.init.kaiming_normal_(factor)
-
-
-def _normal(fan: int) -> Fill:
-    return lambda factor: nn.init.normal_(factor, std=math.sqrt(2 / fan))
-
-
-# The fill of both factors, by the dense layer's weight (out, in, ...).
-_FILLS: Mapping[str, Callable[[Tensor], Fill]] = {
-    "kaiming": lambda weight: _kaiming,
-    "fan_in": lambda weight: _normal(weight[0].numel()),
-    "fan_out": lambda weight: _normal(weight.transpose(0, 1)[0].numel()),
-}
-INITS = ("spectral", *_FILLS)
-
-
-class ProductLayer(FactorizedLayer):
+class ProductLayer(Factors, FactorizedLayer):
     """A layer whose weight, seen as an `(m, n)` matrix, is the product `U VT` or `U M VT` (the "square" form).
 
     Subclasses say how a weight is seen as a matrix and back (`as_matrix`, `as_weight`), what a rank scale is a fraction
     of (`scaled_dimension`), what the layer computes (`compute`, `costs`) and how to build both kinds of layer without
     spending random numbers (`_like`, `_empty_dense`).
-
-    Attributes:
-        rank: number of columns of `U`; may exceed the rank the product can have.
-        U: parameter of shape (m, rank).
-        M: parameter of shape (rank, rank), or None in the two-factor form.
-        VT: parameter of shape (rank, n).
     """
 
     dense_type: type[nn.Module]
@@ -69,22 +43,14 @@ class ProductLayer(FactorizedLayer):
     ):
         super().__init__(path, channels_last)
         options = {"device": device, "dtype": dtype}
-        self.rank = checked_rank(rank)
-        self.U = nn.Parameter(torch.empty(m, rank, **options))
-        self.VT = nn.Parameter(torch.empty(rank, n, **options))
-        self.M = nn.Parameter(torch.empty(rank, rank, **options)) if square else None
+        self.make_factors(m, n, rank, square, **options)
         self.bias = nn.Parameter(torch.empty(outputs, **options)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start `U` and `VT` Kaiming normal (fan-in), `M` at the identity and the bias at zero."""
-        if self.U.is_meta:  # there are no values, and pretending costs more than a small layer's real ones
-            return
-        _kaiming(self.U)
-        _kaiming(self.VT)
-        if self.M is not None:
-            nn.init.eye_(self.M)
-        if self.bias is not None:
+        self.start_factors(nn.init.kaiming_normal_)
+        if self.bias is not None and not self.bias.is_meta:
             nn.init.zeros_(self.bias)
 
     # -- what subclasses say -----------------------------------------------------------------------------------------
@@ -125,22 +91,6 @@ class ProductLayer(FactorizedLayer):
     def typical_shape(self) -> tuple[int, ...]:
         """Return the shape of a large input, by which `auto` chooses where the real size cannot be asked for."""
         raise NotImplementedError
-
-    # -- the protocol ------------------------------------------------------------------------------------------------
-
-    def factors(self) -> tuple[Tensor, ...]:
-        """Return the factors in product order: `(U, VT)` or `(U, M, VT)`."""
-        return (self.U, self.VT) if self.M is None else (self.U, self.M, self.VT)
-
-    def right(self) -> Tensor:
-        """Return everything right of `U`, shape (rank, n): `VT` or `M VT`."""
-        return self.VT if self.M is None else self.M @ self.VT
-
-    def product(self) -> Tensor:
-        """Return the product of the factors, shape (m, n), in the factors' own precision even under autocast."""
-        parameter = next(self.parameters())  # `U` itself may be a symbol while a tracer follows
-        with without_autocast(parameter.device):
-            return self.U @ self.right()
 
     def composed_weight(self) -> Tensor:
         return self.as_weight(self.product())
@@ -198,7 +148,7 @@ class ProductLayer(FactorizedLayer):
                 f"{type(layer).__name__} is on the meta device, where weights have no values to start from: "
                 "factorize with init='kaiming', or after the weights are loaded"
             )
-        fill = _fill_of(init, weight)
+        fill = fill_of(init, weight)
         new = cls._like(
             layer,
             rank=cls.rank_of(layer, rank_scale) if rank is None else checked_rank(rank),
@@ -211,13 +161,7 @@ class ProductLayer(FactorizedLayer):
             if init == "spectral":
                 warn_of_padding([type(layer).__name__], new)
                 new.set_factors(*spectral_init(finite(cls.matrix_of(layer)), new.rank))
-            elif fill is not None:
-                fill(new.U)
-                fill(new.VT)
-            if new.M is not None:
-                identity = nn.init.eye_(new.M)
-                if square_init is not None:
-                    new.M.copy_(square_init(identity.clone()))
+            new.start_factors(fill, square_init)
         new._take_over(layer)
         return new
 
@@ -226,24 +170,8 @@ class ProductLayer(FactorizedLayer):
         """Return the rank that a scale gives the factorized form of a dense layer; see `scaled_rank`."""
         return scaled_rank(checked_scale(rank_scale), cls.scaled_dimension(layer))
 
-    @torch.no_grad()
-    def set_factors(self, U: Tensor, VT: Tensor) -> None:
-        """Overwrite `U` and `VT` in place."""
-        self.U.copy_(U)
-        self.VT.copy_(VT)
-
-    @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        matrix = finite(self.as_matrix(weight))
-        U, VT = spectral_init(matrix, self.rank)
-        if torch.linalg.matrix_norm(U @ VT - matrix) > _EXACT * torch.linalg.matrix_norm(matrix):
-            raise ValueError(
-                f"a weight of this {type(self).__name__} has at most rank {self.rank}, and the one assigned has more: "
-                "assign to a plain layer made with to_dense(), or factorize that anew with a higher rank"
-            )
-        self.set_factors(U, VT)
-        if self.M is not None:
-            nn.init.eye_(self.M)
+        self.set_product(self.as_matrix(weight))
 
     # -- execution ---------------------------------------------------------------------------------------------------
 
@@ -273,10 +201,6 @@ class ProductLayer(FactorizedLayer):
         return f"{form}, rank={self.rank}, bias={self.bias is not None}, path={self.path}"
 
 
-# Relative error up to which a weight of half precision counts as one that the factors hold.
-_EXACT = 1e-2
-
-
 def _example_of(size: int | torch.SymInt) -> int | None:
     """Return a size, the size that a symbol has in the example, or None if it is not known."""
     if isinstance(size, int):
@@ -285,20 +209,9 @@ def _example_of(size: int | torch.SymInt) -> int | None:
     return hint if isinstance(hint, int) else None
 
 
-def finite(matrix: Tensor) -> Tensor:
-    """Return a matrix that factors are to be made of.
-
-    Raises:
-        ValueError: if it holds infinite numbers or NaN.
-    """
-    if not matrix.isfinite().all():
-        raise ValueError("the weight to factorize holds NaN or infinite numbers")
-    return matrix
-
-
-def warn_of_padding(names: Sequence[str], *layers: ProductLayer, stacklevel: int = 3) -> None:
+def warn_of_padding(names: Sequence[str], *layers: Factors, stacklevel: int = 3) -> None:
     """Warn of ranks above min(m, n), where spectral initialization leaves zero directions."""
-    surplus = [(name, layer.rank, min(layer.U.shape[0], layer.VT.shape[1])) for name, layer in zip(names, layers)]
+    surplus = [(name, layer.rank, min(layer.U.shape[-2], layer.VT.shape[-1])) for name, layer in zip(names, layers)]
     words = [f"{name} (rank {rank}, at most {most} useful)" for name, rank, most in surplus if rank > most]
     if words:
         warnings.warn(
@@ -306,20 +219,6 @@ def warn_of_padding(names: Sequence[str], *layers: ProductLayer, stacklevel: int
             f"middle factor mixes them: {', '.join(words)}",
             stacklevel=stacklevel,
         )
-
-
-def checked_rank(rank: int) -> int:
-    """Return `rank`.
-
-    Raises:
-        TypeError: if it is not an integer.
-        ValueError: if it is below 1.
-    """
-    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
-        raise TypeError(f"rank must be an integer, not {rank!r}; rank_scale is a fraction of a dimension")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
-    return rank
 
 
 def checked_scale(rank_scale: float) -> float:
@@ -347,13 +246,3 @@ def scaled_rank(rank_scale: float, dimension: int) -> int:
     if not (rank_scale > 0 and math.isfinite(rank_scale)):
         raise ValueError(f"rank_scale must be a positive number, not {rank_scale}")
     return max(1, round(rank_scale * dimension))
-
-
-def _fill_of(init: str | Fill | None, weight: Tensor) -> Fill | None:
-    if init is None or init == "spectral":
-        return None
-    if not isinstance(init, str):
-        return init
-    if init not in _FILLS:
-        raise ValueError(f"init must be one of {', '.join(INITS)} or a function, not {init!r}")
-    return _FILLS[init](weight)

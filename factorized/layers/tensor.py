@@ -20,7 +20,8 @@ from ..linalg.decompose import canonical_polyadic, tensor_train, three_dimension
 from .base import is_channels_last, weight_obstacle
 from .composed import ComposedConv2d
 from .conv import numeric_padding
-from .product import checked_scale, finite, scaled_rank
+from .factors import finite
+from .product import checked_scale, scaled_rank
 
 
 class TensorConv2d(ComposedConv2d):

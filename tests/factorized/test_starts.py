@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import factorized
 from factorized import (
+    ChannelConv2d,
     ComposedConv2d,
     CPConv2d,
     FactorizedAttention,
@@ -15,6 +17,7 @@ from factorized import (
     FactorizedEmbedding,
     FactorizedLayer,
     FactorizedLinear,
+    FactorizedTransposedLinear,
     OutputValue,
     QueryKey,
     TensorConv2d,
@@ -38,8 +41,10 @@ def uninitialized_memory_is_nan():
 # Of each class a layer made by its sizes, and a dense layer that it can stand for.
 PRODUCTS = {
     FactorizedLinear: (lambda **options: FactorizedLinear(6, 5, 2, **options), lambda: nn.Linear(6, 5)),
+    FactorizedTransposedLinear: (lambda **o: FactorizedTransposedLinear(6, 5, 2, **o), lambda: Conv1D(5, 6)),
     FactorizedConv1d: (lambda **options: FactorizedConv1d(6, 4, 3, 2, **options), lambda: nn.Conv1d(6, 4, 3)),
     FactorizedConv2d: (lambda **options: FactorizedConv2d(6, 4, 3, 2, **options), lambda: nn.Conv2d(6, 4, 3)),
+    ChannelConv2d: (lambda **options: ChannelConv2d(6, 4, 3, 2, **options), lambda: nn.Conv2d(6, 4, 3)),
     FactorizedConv3d: (lambda **options: FactorizedConv3d(6, 4, 3, 2, **options), lambda: nn.Conv3d(6, 4, 3)),
     FactorizedEmbedding: (lambda **options: FactorizedEmbedding(9, 4, 2, **options), lambda: nn.Embedding(9, 4)),
 }
