@@ -1,6 +1,7 @@
 """The published study as commands.
 
     python -m paper scripts       write a bash script for each setting of the paper's tables
+    python -m paper run           run them, on this machine or on a Slurm cluster
     python -m paper status        which of their runs are finished, running or have failed
     python -m paper results       all runs that have left results, with what came out; `diff A B` compares two
     python -m paper keep          keep finished runs as small records in the repository
@@ -17,8 +18,8 @@ import sys
 from lab.cli import UserError, run
 
 # The module of each command; it has the command's name where nothing else is said.
-COMMANDS = dict.fromkeys(("scripts", "status", "results", "diff", "keep", "comparison", "quickstart"))
-COMMANDS["table"] = "summary"
+COMMANDS = dict.fromkeys(("scripts", "run", "status", "results", "diff", "keep", "comparison", "quickstart"))
+COMMANDS |= {"run": "sweep", "table": "summary"}
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     elif name in COMMANDS:
         importlib.import_module(f"paper.{COMMANDS[name] or name}").main(argv)
     else:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = difflib.get_close_matches(name, list(COMMANDS), n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"there is no command {name}, only {', '.join(COMMANDS)}{meant}")
 

@@ -79,15 +79,21 @@ def pack(
     return slots
 
 
+def values(setting: Setting, trial: int, results: str) -> dict[str, str]:
+    """Return the values of the variables in one trial of a setting, but for the device, which the script chooses."""
+    found = {"RESULTS": results, "TRIAL": str(trial)}
+    for name, value in setting.variables:
+        found[name] = Template(value).substitute(found)
+    return found
+
+
 def markers(setting: Setting, trials: Iterable[int], results: str) -> list[str]:
     """Return the files that mark the setting's commands as finished, relative to the study's folder."""
-    paths = []
-    for trial in trials:
-        values = {"RESULTS": results, "TRIAL": str(trial)}
-        for name, value in setting.variables:
-            values[name] = Template(value).substitute(values)
-        paths += [Template(command.done).substitute(values) for command in setting.commands]
-    return paths
+    return [
+        Template(command.done).substitute(values(setting, trial, results))
+        for trial in trials
+        for command in setting.commands
+    ]
 
 
 def _quote(token: str) -> str:

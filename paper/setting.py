@@ -4,7 +4,8 @@ Text in these records is shell text: `$TRIAL`, `$GPU` and `$RESULTS` come from t
 variables from the setting itself. A new study is only more data here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import compress, product
 
 
@@ -18,6 +19,28 @@ class Command:
     """The file that marks the call as finished; its folder is the result folder."""
     training: bool = True
     """Whether it can be resumed and takes the extra flags given to the script (an evaluation does neither)."""
+
+    def with_flags(self, flags: Mapping[str, str | None]) -> "Command":
+        """Return the command with other values of flags, by their names without dashes.
+
+        The value is "" for a switch, and None takes a flag away that has a value. A flag that is not there comes last.
+        """
+        argv = list(self.argv)
+        for name, value in flags.items():
+            at = self.position(name, argv)
+            if value is None:
+                argv[at : at + 2] = []
+            elif at == len(argv):
+                argv += [f"--{name}"] + ([value] if value else [])
+            elif value:
+                argv[at + 1] = value
+        return replace(self, argv=tuple(argv))
+
+    @staticmethod
+    def position(name: str, argv: Sequence[str]) -> int:
+        """Return where the flag of that name stands, with dashes or underscores, or the length if it is not there."""
+        spelled = [token.lstrip("-").replace("_", "-") if token.startswith("-") else "" for token in argv]
+        return spelled.index(name.replace("_", "-")) if name.replace("_", "-") in spelled else len(argv)
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,10 @@ class Setting:
     def runs(self) -> int:
         """The training runs of one trial."""
         return sum(command.training for command in self.commands)
+
+    def with_flags(self, flags: Mapping[str, str | None]) -> "Setting":
+        """Return the setting with other values of flags in its training commands (`Command.with_flags`)."""
+        return replace(self, commands=tuple(c.with_flags(flags) if c.training else c for c in self.commands))
 
 
 @dataclass(frozen=True)

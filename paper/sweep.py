@@ -1,0 +1,339 @@
+"""Run settings of a study, on this machine or on a Slurm cluster.
+
+    python -m paper run pytorch_resnet_cifar10 --only 'cifar10-resnet32-*' --trials 3
+    python -m paper run EigenDamage-Pytorch --cluster slurm --partition gpu --time 240
+
+Runs lie where the generated scripts leave them, and a second call goes on where the first one ended: what is finished
+is skipped, what was interrupted resumes.
+"""
+
+import argparse
+import contextlib
+import difflib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lab.checkpoint import save_json
+from lab.cli import Parser, RunError, Terminated, UserError, number, printable
+
+from .clusters import Local, Slurm
+from .scripts import ROOT
+from .setting import Command, Setting, Study
+from .studies import STUDIES
+from .trial import HIDDEN, Trial
+from .view import View, duration
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="python -m paper run", description=__doc__.splitlines()[0])
+    add, count, positive = parser.add_argument, number(int, least=0), number(int, least=1)
+    # fmt: off
+    add("study", choices=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
+    add("--only", metavar="GLOB", default="*", help="only settings with such a name")
+    add("--additions", action="store_true", help="also the settings that the paper's grid lacks")
+    add("--trials", type=positive, default=3, metavar="N", help="trials of each setting (default 3)")
+    add("--set", action="append", default=[], metavar="FLAG=VALUE", dest="changes",
+        help="another value of a flag of the training programs; FLAG alone for a switch. Needs --results")
+    add("--results", metavar="DIR", help="results folder, relative to the folder of the study (default results)")
+    add("--dry-run", action="store_true", help="only list what would be run")
+    add("--cluster", choices=("local", "slurm"), default="local", help="this machine (default), or Slurm's queue")
+    add("--jobs", type=positive, default=0, metavar="N", help="trials at a time (default: one on each GPU, without one "
+        "on each core; slurm: as many as it likes)")
+    slurm = parser.add_argument_group("with --cluster slurm")
+    add = slurm.add_argument
+    add("--partition", metavar="NAME", help="where to run")
+    add("--time", type=positive, metavar="MINUTES", help="of a job (default 240); a run that takes longer goes on in "
+        "the next one")
+    add("--gpus", type=count, metavar="N", help="for each trial (default 1)")
+    add("--cpus", type=positive, metavar="N", help="cores for each trial (default 4)")
+    add("--memory", type=positive, metavar="GB", help="for each trial (default: that of the cluster)")
+    add("--sbatch", action="append", default=[], metavar="NAME=VALUE", help="any other option of sbatch, such as "
+        "account=NAME")
+    # fmt: on
+    return parser
+
+
+SLURM = {"partition": "partition", "time": "timeout_min", "gpus": "gpus_per_node", "cpus": "cpus_per_task"}
+SLURM |= {"memory": "mem_gb"}
+
+
+def pairs(flag: str, texts: list[str]) -> dict[str, str]:
+    """Return the values by name in texts like NAME=VALUE; "" where there is no value.
+
+    Raises:
+        UserError: for a text without a name, or two for one name.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.lstrip("-")
+        if not name or equals and not value:
+            raise UserError(f"{flag} {text}: give NAME=VALUE, or NAME alone for a switch")
+        if name in found:
+            raise UserError(f"{flag} names {name} twice: give it once")
+        found[name] = value
+    return found
+
+
+def select(study: Study, only: str, additions: bool) -> list[Setting]:
+    """Return the settings of such a name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    everything = study.settings + (study.additions if additions else ())
+    chosen = [setting for setting in everything if fnmatchcase(setting.name, only)]
+    if not chosen:
+        close = difflib.get_close_matches(only, [setting.name for setting in everything], n=1, cutoff=0.4)
+        near = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"{study.folder} has no setting with a name like {only}{near}")
+    return chosen
+
+
+def changed(study: Study, settings: list[Setting], changes: dict[str, str]) -> list[Setting]:
+    """Return the settings with other values of flags in their training commands.
+
+    Raises:
+        UserError: if a flag is the sweep's to choose, or the program does not take it.
+    """
+    for setting in settings[:1]:
+        for command in setting.commands:
+            for name in changes if command.training else ():
+                at = Command.position(name, command.argv)
+                fixed = any(word in token for token in command.argv[at : at + 2] for word in ("LOGDIR", "TRIAL", "GPU"))
+                if fixed or f"--{name}" in study.resume:
+                    raise UserError(f"--set {name}: this flag is chosen for each run by the sweep itself")
+    new = [setting.with_flags(changes) for setting in settings]
+    if changes:
+        _try_out(Trial(study, new[0], 1, "results"))
+    return new
+
+
+def _try_out(trial: Trial) -> None:
+    """Let the training program read its flags, and no more.
+
+    Raises:
+        UserError: with what it says against them.
+    """
+    command = next(command for command in trial.setting.commands if command.training)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(
+        [sys.executable, *trial.argv(command), "--help"],
+        cwd=trial.home,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        *_, said = done.stderr.splitlines() or ["it cannot be started"]
+        raise UserError(f"--set: {said}")
+
+
+def note_changes(home: Path, changes: dict[str, str]) -> None:
+    """Note in a results folder with which changes its runs were made.
+
+    Raises:
+        UserError: if those in it were made with other ones.
+        OSError: if it cannot be written.
+    """
+    path = home / "changes.json"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else changes
+        if not path.exists():
+            save_json(path, changes)
+    except ValueError:
+        raise UserError(f"{path} cannot be read; use another --results") from None
+    if old != changes:
+        made = " ".join(f"--set {name}={value}".rstrip("=") for name, value in old.items()) or "no --set"
+        raise UserError(f"the runs in {home.parent.parent} were made with {made}: use another --results")
+
+
+class Sweep:
+    """Trials on their way through a queue.
+
+    Attributes:
+        waiting: trials that are to be run.
+        active: those that the cluster has, by its handles.
+        ended: the others, by what became of them: `finished`, `failed`, or why they have stopped.
+        elsewhere: the number of waiting ones that another process is at work on.
+    """
+
+    def __init__(self, trials: list[Trial], cluster: Local | Slurm, view: View):
+        self.trials, self.cluster, self.view = trials, cluster, view
+        self.ended: dict[Trial, str] = {trial: "finished" for trial in trials if trial.state() == "finished"}
+        self.waiting = deque(trial for trial in trials if trial not in self.ended)
+        self.active: dict[Any, Trial] = {}
+        self.elsewhere = 0
+        self._started, self._first = time.monotonic(), self.share()
+
+    def run(self, environment: dict[str, str]) -> None:
+        """Run all trials.
+
+        Args:
+            environment: variables for their scripts.
+        """
+        try:
+            while self.waiting or self.active:
+                self._submit(environment)
+                self._collect()
+                self.view.show(self.head, self.active.values())
+                time.sleep(self.cluster.seconds)
+        except (KeyboardInterrupt, Terminated) as error:
+            self._stop()
+            error.args = ("the same command goes on where the runs were stopped",)
+            raise
+        finally:
+            self.view.close()
+
+    def _submit(self, environment: dict[str, str]) -> None:
+        """Give to the cluster what it has room for, leaving out what another process is at work on."""
+        chosen: list[Trial] = []
+        self.elsewhere = 0
+        for _ in range(len(self.waiting)):
+            if len(chosen) == self.cluster.room:
+                break
+            trial = self.waiting.popleft()
+            state = trial.state()
+            if state == "finished":
+                self._end(trial, state)
+            elif state == "running":
+                self.waiting.append(trial)
+                self.elsewhere += 1
+            else:
+                chosen.append(trial)
+        if chosen:
+            handles = self.cluster.submit([trial.job(environment) for trial in chosen])
+            self.active.update(zip(handles, chosen))
+
+    def _collect(self) -> None:
+        """Take from the cluster what has ended."""
+        for handle in self.cluster.ended(self.active):
+            trial = self.active.pop(handle)
+            state = trial.state()
+            if state == "running":  # another process was first
+                self.waiting.append(trial)
+            elif state in ("finished", "failed"):
+                self._end(trial, state)
+            else:
+                said = (handle.stdout() or "").split("\n")
+                self._end(trial, next((line for line in reversed(said) if line.strip()), "its job is gone"))
+            _forget(handle)
+
+    def _end(self, trial: Trial, outcome: str) -> None:
+        self.ended[trial] = outcome
+        self.view.say(f"{_kind(outcome)}: {trial}  [{len(self.ended)} of {len(self.trials)}]")
+
+    def _stop(self) -> None:
+        """Stop what is running, and wait until it has stopped."""
+        if self.active:
+            self.view.say(f"stopping {len(self.active)} trials")
+        asked = 0.0
+        while self.active:
+            if time.monotonic() > asked + 5:  # again: a job that has just begun may not have heard it
+                self.cluster.cancel(self.active)
+                asked = time.monotonic()
+            for handle in self.cluster.ended(self.active):
+                del self.active[handle]
+                _forget(handle)
+            time.sleep(0.2)
+
+    def share(self) -> float:
+        """Return how much of the work is done, from 0 to 1, by the estimates of the paper's generator."""
+        done = sum(trial.setting.minutes for trial, outcome in self.ended.items() if outcome == "finished")
+        begun = sum(trial.setting.minutes * trial.share() for trial in self.active.values())
+        return (done + begun) / sum(trial.setting.minutes for trial in self.trials)
+
+    def head(self) -> str:
+        """Return the state of the sweep in one line."""
+        count = Counter(map(_kind, self.ended.values())) + Counter(running=len(self.active), elsewhere=self.elsewhere)
+        names = ("running", "failed", "stopped", "elsewhere")
+        text = f"{count['finished']} of {len(self.trials)} finished"
+        text += "".join(f", {count[name]} {name}" for name in names if count[name])
+        gone, share = time.monotonic() - self._started, self.share()
+        text += f"; {100 * share:.3g} % of the work, {duration(gone)}"
+        if share > self._first and gone > 10:
+            text += f", about {duration(gone * (1 - share) / (share - self._first))} left"
+        return text
+
+
+def _kind(outcome: str) -> str:
+    return outcome if outcome in ("finished", "failed") else "stopped"
+
+
+def _forget(handle: Any) -> None:
+    """Remove what submitit has written for a job."""
+    for path in (handle.paths.submitted_pickle, handle.paths.result_pickle, handle.paths.stdout):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what the command line names."""
+    args = build_parser().parse_args(argv)
+    study = STUDIES[args.study]
+    changes = pairs("--set", args.changes)
+    if changes and not args.results:
+        raise UserError("--set changes the runs, so say with --results DIR where their results belong")
+    settings = changed(study, select(study, args.only, args.additions), changes)
+    results = args.results or "results"
+    settings.sort(key=lambda setting: setting.minutes, reverse=study.longest_first)
+    trials = [Trial(study, setting, n, results) for n in range(1, args.trials + 1) for setting in settings]
+    if args.dry_run:
+        states = Counter(trial.state() for trial in trials)
+        for trial in trials:
+            print(f"{trial.state():12} {trial}")
+        print(f"{len(trials)} trials of {len(settings)} settings: " + ", ".join(f"{n} {s}" for s, n in states.items()))
+        return
+    folder = ROOT / study.folder / results
+    try:
+        cluster = make_cluster(args, folder / HIDDEN)
+        note_changes(folder / HIDDEN / study.folder, changes)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; use another --results") from None
+    view = View()
+    view.say(f"{len(trials)} trials of {len(settings)} settings, {cluster.words}; results in {folder}")
+    sweep = Sweep(trials, cluster, view)
+    sweep.run({"PYTHON": sys.executable})
+    report(sweep, view)
+
+
+def make_cluster(args: argparse.Namespace, folder: Path) -> Local | Slurm:
+    """Return where to run.
+
+    Raises:
+        UserError: for flags of another cluster; if submitit or Slurm is not there.
+    """
+    given = {name: getattr(args, name) for name in SLURM if getattr(args, name) is not None}
+    if args.cluster == "local":
+        for name in [*given, *["sbatch"] * bool(args.sbatch)]:
+            raise UserError(f"--{name} has no effect without --cluster slurm")
+        return Local(folder, args.jobs)
+    defaults = {"time": 240, "gpus": 1, "cpus": 4}
+    options = {SLURM[name]: value for name, value in {**defaults, **given}.items()}
+    return Slurm(folder, args.jobs, {**options, "additional_parameters": pairs("--sbatch", args.sbatch)})
+
+
+def report(sweep: Sweep, view: View) -> None:
+    """Say what has failed, and with which last words.
+
+    Raises:
+        RunError: if not all trials are finished.
+    """
+    bad = [trial for trial, outcome in sweep.ended.items() if outcome != "finished"]
+    for trial in bad:
+        for line in trial.failure() or [f"stopped: {trial}: {printable(sweep.ended[trial])}"]:
+            view.say(line)
+    if bad:
+        raise RunError(
+            f"{len(bad)} of {len(sweep.trials)} trials are not finished, see above; the same command tries them again"
+        )
+    view.say(f"all {len(sweep.trials)} trials are finished")
