@@ -10,7 +10,6 @@ is skipped, what was interrupted resumes.
 import argparse
 import contextlib
 import difflib
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lab.checkpoint import save_json
+from lab.checkpoint import write_whole
 from lab.cli import Parser, RunError, Terminated, UserError, number, printable
 
 from .clusters import Local, Slurm
@@ -138,23 +137,19 @@ def _try_out(trial: Trial) -> None:
 
 
 def note_changes(home: Path, changes: dict[str, str]) -> None:
-    """Note in a results folder with which changes its runs were made.
+    """Note in a folder with which changes the runs among the same results are made.
 
     Raises:
-        UserError: if those in it were made with other ones.
-        OSError: if it cannot be written.
+        UserError: if earlier ones were made with others.
+        OSError: if the folder cannot be written.
     """
-    path = home / "changes.json"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else changes
-        if not path.exists():
-            save_json(path, changes)
-    except ValueError:
-        raise UserError(f"{path} cannot be read; use another --results") from None
-    if old != changes:
-        made = " ".join(f"--set {name}={value}".rstrip("=") for name, value in old.items()) or "no --set"
-        raise UserError(f"the runs in {home.parent.parent} were made with {made}: use another --results")
+    path = home / "changes.txt"
+    text = " ".join(f"--set {name}={value}".removesuffix("=") for name, value in changes.items()) or "no --set"
+    home.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_whole(path, lambda file: file.write(f"{text}\n".encode()))
+    elif (old := path.read_text(encoding="utf-8", errors="replace").strip()) != text:
+        raise UserError(f"the runs there were made with {printable(old)}, as {path} says: use another --results")
 
 
 class Sweep:

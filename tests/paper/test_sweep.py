@@ -89,7 +89,7 @@ def test_all_trials_of_a_setting_run_as_its_script_would_run_them(home, capfd):
     output = capfd.readouterr().out
     assert f"finished: {NORM} 2  [2 of 2]" in output and output.endswith("all 2 trials are finished\n")
     left = [path.name for path in (home / "results" / ".sweep").rglob("*") if path.is_file()]
-    assert left == ["changes.json"]
+    assert left == ["changes.txt"]
     run("--only", NORM, "--trials", "2", "--jobs", "1")
     assert len(calls(home)) == 6
 
@@ -198,7 +198,7 @@ def test_changes_reach_the_training_programs(home):
     expected = "--data digits --arch resnet44 --device auto --weight-decay 0.5 --rank-scale 0.0 --seed 1"
     folder = "r/resnet44-cifar10/0.0/1E-4/reglr/1"
     assert call["argv"] == f"{expected} --save-dir {folder} --compile --epochs 2 --resume auto".split()
-    with pytest.raises(UserError, match="made with --set weight-decay=0.5 --set data=digits .* use another --results"):
+    with pytest.raises(UserError, match="weight-decay=0.5 --set data=digits --set compile .*use another"):
         run("--only", DENSE, "--results", "r", "--set", "epochs=3")
 
 
