@@ -36,6 +36,7 @@ from .metrics import (
 from .model import factorize, matrix_of, merge
 from .patterns import factorized_modules
 from .schedule import coefficient_for, decay_budget
+from .statistics import Moments, collect, recalibrate
 from .store import load, restructure, save, structure
 from .table import Summary, report, summary
 
@@ -54,6 +55,7 @@ __all__ = [
     "FactorizedLinear",
     "FactorizedTransposedLinear",
     "FrobeniusDecay",
+    "Moments",
     "OutputValue",
     "QueryKey",
     "RankScale",
@@ -65,6 +67,7 @@ __all__ = [
     "TuckerConv2d",
     "batch_spectral_init",
     "coefficient_for",
+    "collect",
     "decay_budget",
     "describe_decay",
     "factorize",
@@ -83,6 +86,7 @@ __all__ = [
     "nuclear_norm_bound",
     "parameter_count",
     "parameter_groups",
+    "recalibrate",
     "report",
     "restructure",
     "save",

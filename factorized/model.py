@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .cost import PATHS
@@ -12,15 +11,12 @@ from .eligible import FORMS, Choice, Forms, dense_class, form_of
 from .handover import DENSE_CLASS, DENSE_REASON, hand_over
 from .layers.base import FactorizedLayer
 from .layers.factors import INITS, Fill, SquareFill
-from .layers.product import ProductLayer, warn_of_padding
-from .linalg.parallel import for_each
-from .linalg.spectral import spectral_init
+from .layers.product import warn_of_padding
 from .patterns import factorized_modules
 from .plan import Plan, plan, warn, warn_or_refuse
+from .start import Stats, check_stats, check_values, spectral_start, warn_of_missing
 from .table import report, run
-from .usage import check_choice, check_model, class_name, explained
-
-_LARGE = 2**18  # elements of a matrix
+from .usage import check_choice, check_model, explained
 
 
 @explained
@@ -33,6 +29,7 @@ def factorize(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     init: str | Fill = "spectral",
+    stats: Stats | None = None,
     square: bool = False,
     square_init: SquareFill | None = None,
     path: str = "auto",
@@ -63,6 +60,8 @@ def factorize(
             and none of `exclude` are factorized.
         init: how the factors start: `spectral` (the best product for each layer's weight), `kaiming`, `fan_in`,
             `fan_out`, or a function that fills a tensor in place, as for `from_dense` of the layers.
+        stats: what `factorized.collect(model, batches)` returned: the spectral start is then the best product for what
+            each layer sees of these data (`factorized.linalg.weighted`), instead of for its weight alone.
         square, square_init, path: as for `from_dense` of the layers.
         rule: which ranks a scale gives. `compact`, the default with `ratio`: the scale is a fraction of the largest
             useful rank min(m, n); a layer whose factors would not be smaller stays dense, and so does a small head (a
@@ -90,6 +89,8 @@ def factorize(
         init = _start_of(spectral, init)
     if example_input is not None and not verbose:
         raise ValueError("example_input has no effect without verbose=True; factorized.summary takes one, too")
+    if stats is not None and init != "spectral":
+        raise ValueError(f"stats weigh the spectral start and have no effect on init={init!r}")
     todo = plan(
         model, rank_scale=rank_scale, ratio=ratio, ranks=ranks, include=include, exclude=exclude,
         embeddings=embeddings, square=square, rule=rule, strict=strict, layer=layer,
@@ -97,10 +98,12 @@ def factorize(
     )  # fmt: skip
     if not todo.ranks:
         warn_or_refuse(model, todo.choice, strict, stacklevel=3)
-    new = _build(todo, init, square, square_init, path)
+    new = _build(todo, init, square, square_init, path, stats)
     if example_input is not None:
         run(model, example_input)  # if it fails, it does before anything is replaced
     warn(todo, stacklevel=3)
+    if stats is not None:
+        warn_of_missing(stats, todo.products, stacklevel=3)
     if init == "spectral":
         padded: dict[str, Any] = {name: new[name] for name in todo.products if name not in todo.grown}
         warn_of_padding([name or "(root)" for name in padded], *padded.values(), stacklevel=4)
@@ -133,7 +136,7 @@ def _start_of(spectral: bool, init: str | Fill) -> str | Fill:
 
 
 def _build(
-    todo: Plan, init: str | Fill, square: bool, square_init: SquareFill | None, path: str
+    todo: Plan, init: str | Fill, square: bool, square_init: SquareFill | None, path: str, stats: Stats | None
 ) -> dict[str, FactorizedLayer]:
     """Return the new layers by name, started."""
     if square_init is not None and not square:
@@ -146,7 +149,9 @@ def _build(
     if todo.ranks and not todo.products and (square or path != "auto" or init != "spectral"):
         raise ValueError("square, path and init have no effect on tensor layers, which start from the weights")
     products = todo.products
-    _check_values({name: todo.choice.layers[name] for name in todo.ranks if init == "spectral" or name not in products})
+    check_values({name: todo.choice.layers[name] for name in todo.ranks if init == "spectral" or name not in products})
+    if stats is not None:
+        check_stats(stats, {name: todo.choice.layers[name] for name in products}, todo.forms)
     new = {}
     for name, rank in todo.ranks.items():
         form, dense = todo.forms[name], todo.choice.layers[name]
@@ -157,45 +162,8 @@ def _build(
         else:
             new[name] = form.from_dense(dense, rank)
     if init == "spectral":
-        _spectral_start(todo.choice.layers, {name: new[name] for name in products})
+        spectral_start(todo.choice.layers, {name: new[name] for name in products}, stats or {})
     return new
-
-
-def _check_values(layers: Mapping[str, Any]) -> None:
-    """Raise ValueError for a weight that has no spectral start."""
-    for name, layer in layers.items():
-        called = f"{name or '(root)'} ({class_name(type(layer))})"
-        if layer.weight.is_meta:
-            raise ValueError(
-                f"{called}: its weight is on the meta device and has no values; load the weights first, or start the "
-                "factors otherwise, as with init='kaiming'"
-            )
-        finite = layer.weight.isfinite()
-        if not finite.all():
-            kind = "NaN" if layer.weight.isnan().any() else "infinite"
-            raise ValueError(
-                f"{called}: {finite.logical_not().sum()} of {finite.numel()} weights are not finite ({kind}); "
-                "mend them, exclude the layer, or start the factors otherwise, as with init='kaiming'"
-            )
-
-
-def _spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLayer]) -> None:
-    """Start `new` from the weights of `dense`, layers of equal shape and rank in one batch unless they are large."""
-    groups: dict[tuple, list[str]] = {}
-    for name, layer in new.items():
-        # A large matrix gains nothing from a batch, for which it would have to be copied.
-        alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE else None
-        groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device, alone), []).append(name)
-
-    def start(names: list[str]) -> None:
-        matrices = [new[name].matrix_of(dense[name]).detach() for name in names]
-        batch = torch.stack(matrices) if len(names) > 1 else matrices[0][None]
-        for name, U, VT in zip(names, *spectral_init(batch, new[names[0]].rank)):
-            new[name].set_factors(U, VT)
-
-    # The largest first, lest one of them is left for the end.
-    by_size = sorted(groups.values(), key=lambda names: -new[names[0]].U.shape[0] * new[names[0]].VT.shape[1])
-    for_each(start, by_size, on_gpu=any(layer.U.is_cuda for layer in new.values()))
 
 
 def replace(model: nn.Module, replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> nn.Module:

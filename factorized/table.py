@@ -38,6 +38,8 @@ class Row:
     """how the layer runs, for a factorized one"""
     reason: str
     """why the layer is dense; empty for a factorized one, and for one that nothing was done to"""
+    error: float | None = None
+    """what the start left out of a factorized weight, as a share of its norm (`ProductLayer.start_error`)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +83,14 @@ class Summary:
 
     def __str__(self) -> str:
         known = self.multiply_adds is not None
-        head = ["layer", "matrix", "rank", "parameters", "dense", "share"]
-        lines = [[*head, *(["multiply-adds", "share"] if known else []), "path"]]
+        started = any(row.error is not None for row in self.rows)
+        head = ["layer", "matrix", "rank", *["error"] * started, "parameters", "dense", "share"]
+        lines = [[*head, *["multiply-adds", "share"] * known, "path"]]
         for row in self.rows:
             rank = "" if row.rank is None else str(row.rank)
-            cells = [row.name or "(root)", "x".join(map(str, row.matrix)), rank, f"{row.parameters:,}"]
-            cells += [f"{row.dense_parameters:,}", _share(row.parameters, self.parameters)]
+            error = "" if row.error is None else f"{100 * row.error:.1f} %"
+            cells = [row.name or "(root)", "x".join(map(str, row.matrix)), rank, *[error] * started]
+            cells += [f"{row.parameters:,}", f"{row.dense_parameters:,}", _share(row.parameters, self.parameters)]
             if known:
                 adds = row.multiply_adds
                 cells += ["", ""] if adds is None else [f"{adds:,}", _share(adds, self.multiply_adds)]
@@ -116,6 +120,9 @@ def report(model: nn.Module, example_input: Any = None) -> str:
 @torch.no_grad()
 def summary(model: nn.Module, example_input: Any = None) -> Summary:
     """Return a line per layer: matrix, rank, parameters, those of the dense layer, shares, multiply-adds, path.
+
+    After a spectral start also the error of the factors against the dense weight, a share of its norm, in the sense of
+    the data if it was given statistics: for what was not trained since, that of the layer's outputs.
 
     There is a line for every factorized module, the query-key and output-value products of attention among them, and
     for every weight that is dense, with the reason if there is one.
@@ -177,7 +184,8 @@ def _factorized_row(name: str, layer: Any, calls: list[Call]) -> Row:
         dense_adds = 0 if looked_up else sum(output.numel() * math.prod(weight[1:]) for _, output in calls)
         if path == "auto":
             path = f"auto: {cheaper_path(**layer.costs(shapes[-1]))}"
-    return Row(name, True, matrix, getattr(layer, "rank", None), parameters, dense, adds, dense_adds, path, "")
+    rank, error = getattr(layer, "rank", None), getattr(layer, "start_error", None)
+    return Row(name, True, matrix, rank, parameters, dense, adds, dense_adds, path, "", error)
 
 
 def _dense_shape(layer: Any) -> tuple[int, ...] | None:

@@ -167,6 +167,25 @@ class FactorizedConv2d(FactorizedConv):
         kh, kw = self.kernel_size
         return matrix.view(self.out_channels, kh, -1, kw).transpose(1, 2)
 
+    @classmethod
+    def metrics(cls, layer: Any, inputs: Tensor, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the metrics of the columns and rows, which see one horizontal line of a patch at a time.
+
+        What is neglected is that the lines of a patch are alike: products of the errors in two of them.
+        """
+        kh, kw = layer.kernel_size
+        within = layer.in_channels // layer.groups
+        if inputs.dim() == 1:
+            inputs = inputs.view(within, kh, kw).mean(1).flatten()
+        elif inputs.shape[0] == within * kh * kw:
+            patches = inputs.view(within, kh, kw, within, kh, kw)
+            inputs = torch.einsum("ciadib->cadb", patches).reshape(within * kw, within * kw) / kh
+        if outputs is not None:
+            outputs = (
+                outputs.repeat_interleave(kh) if outputs.dim() == 1 else torch.kron(outputs, torch.eye(kh).to(outputs))
+            )
+        return inputs, outputs
+
     @staticmethod
     def scaled_dimension(layer: nn.Conv2d) -> int:
         """Return what a rank scale is a fraction of: the rows out * kh, even where there are fewer columns."""

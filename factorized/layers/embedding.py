@@ -1,6 +1,7 @@
 """The factorized embedding."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,11 @@ class FactorizedEmbedding(ProductLayer):
     def scaled_dimension(layer: nn.Embedding) -> int:
         """Return what a rank scale is a fraction of: min(num_embeddings, embedding_dim)."""
         return min(layer.num_embeddings, layer.embedding_dim)
+
+    @classmethod
+    def metrics(cls, layer: Any, inputs: Tensor, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the metrics of the columns, which are the outputs, and of the rows, of which an input is one."""
+        return outputs, inputs
 
     @classmethod
     def _like(cls, layer: nn.Embedding, **options) -> "FactorizedEmbedding":

@@ -38,6 +38,8 @@ class Factors(nn.Module):
         U: parameter of shape ([products,] m, rank).
         M: parameter of shape ([products,] rank, rank), or None in the two-factor form.
         VT: parameter of shape ([products,] rank, n).
+        start_error: what the spectral start of `factorize` left out of the dense weight, as a share of its norm, in the
+            sense of the data where it was given statistics; None after other starts.
     """
 
     rank: int
@@ -51,6 +53,7 @@ class Factors(nn.Module):
         """Register the factors, without values."""
         options = {"device": device, "dtype": dtype}
         self.rank = checked_rank(rank)
+        self.start_error: float | None = None
         self.U = nn.Parameter(torch.empty(*batch, m, rank, **options))
         self.VT = nn.Parameter(torch.empty(*batch, rank, n, **options))
         self.M = nn.Parameter(torch.empty(*batch, rank, rank, **options)) if square else None

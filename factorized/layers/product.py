@@ -87,6 +87,15 @@ class ProductLayer(Factors, FactorizedLayer):
         """Return the arguments of `cost.cheaper_path` for an input of this shape."""
         raise NotImplementedError
 
+    @classmethod
+    def metrics(cls, layer: Any, inputs: Tensor, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the metrics (n, n) of the columns and (m, m) of the rows of `matrix_of(layer)`.
+
+        Args:
+            inputs, outputs: as `factorized.statistics.Moments`, either a matrix or its diagonal.
+        """
+        return inputs, outputs
+
     @abstractmethod
     def typical_shape(self) -> tuple[int, ...]:
         """Return the shape of a large input, by which `auto` chooses where the real size cannot be asked for."""

@@ -48,11 +48,12 @@ def pays(batch: Tensor, count: int, is_flat: bool) -> bool:
 
 
 def leading_directions(
-    batch: Tensor, count: int, is_flat: bool, tolerance: float = TOLERANCE
+    batch: Tensor, count: int, is_flat: bool, tolerance: float = TOLERANCE, metric: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
     """Return orthonormal columns `Q (b, n, count)` that span the leading right singular vectors, and `W Q`.
 
-    Columns of `W Q` are orthogonal up to rounding, too, and descend in length.
+    Columns of `W Q` are orthogonal up to rounding, too, and descend in length. With a metric, a symmetric matrix
+    `A (m, m)`, the vectors are those of `A^1/2 W`, and the columns are orthogonal in the sense of `A`.
 
     Their truncation error exceeds the smallest possible one by about `tolerance` at most, relative to that.
     None if it does not pay or not converge in a basis of n / 2 vectors, or numbers over- or underflow. The start is the
@@ -62,7 +63,7 @@ def leading_directions(
         return None
     columns, images = [], []
     for matrix in batch:
-        pair = _of_matrix(matrix, count, is_flat, tolerance)
+        pair = _of_matrix(matrix, count, is_flat, tolerance, metric)
         if pair is None:
             return None
         columns.append(pair[0])
@@ -80,11 +81,14 @@ def _start(matrix: Tensor, columns: int) -> Tensor:
     return start.to(matrix)
 
 
-def _of_matrix(matrix: Tensor, count: int, is_flat: bool, tolerance: float) -> tuple[Tensor, Tensor] | None:
+def _of_matrix(
+    matrix: Tensor, count: int, is_flat: bool, tolerance: float, metric: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
     m, n = matrix.shape
     total = torch.linalg.vector_norm(matrix).double().square()  # the sum of all squared singular values
     if not 0 < total < torch.inf:
         return None
+    known = metric is None  # the total is; with a metric it would take longer than all else, and that of the basis does
     step = _BLOCKS[0] if is_flat else min(max(_BLOCKS[0], count // 8 // 16 * 16), _BLOCKS[1])
     most = int(n * _MOST[not is_flat]) // step * step
     # Columns are contiguous. In products the large matrix is on the left: that is what BLAS splits among threads.
@@ -99,13 +103,15 @@ def _of_matrix(matrix: Tensor, count: int, is_flat: bool, tolerance: float) -> t
         new = slice(width - step, width)
         basis[:, new] = block
         images[:, new] = matrix @ block
-        gram[new, :width] = images[:, new].mT @ images[:, :width]
-        block, R = _orthonormal(matrix.mT @ images[:, new], basis[:, :width], once=is_flat)
+        measured = images[:, new] if metric is None else metric @ images[:, new]
+        gram[new, :width] = measured.mT @ images[:, :width]
+        block, R = _orthonormal(matrix.mT @ measured, basis[:, :width], once=is_flat)
         if width < enough and width < most:
             continue
         # In double precision: squared, small singular values drown in the rounding errors of large ones.
         eigenvalues, vectors = torch.linalg.eigh(gram[:width, :width])
         eigenvalues, vectors = eigenvalues.flip(0), vectors[:, -count:].flip(1)
+        total = total if known else eigenvalues.sum()
         # W^T W leads out of the basis only from its last block, to the next.
         excess = _excess(R.double() @ vectors[-step:], eigenvalues, count, total, n)
         if excess <= tolerance:

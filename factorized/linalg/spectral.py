@@ -85,13 +85,13 @@ def batch_spectral_init(U: Tensor, VT: Tensor) -> None:
     if rank >= min(U.shape[-2], VT.shape[-1]):
         new_U, new_VT = spectral_init(U @ VT, rank)
     else:
-        new_U, new_VT = _rebalance(U, VT)
+        new_U, new_VT = rebalanced(U, VT)
     U.copy_(new_U)
     VT.copy_(new_VT)
 
 
-def _rebalance(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the balanced factors of the product of narrow ones, without forming it.
+def rebalanced(U: Tensor, VT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the balanced factors of the product of narrow ones, (..., m, r) and (..., r, n), without forming it.
 
     With `U = Q_1 R_1` and `VT^T = Q_2 R_2` the product is `Q_1 (R_1 R_2^T) Q_2^T`, whose middle is small, `(r, r)`.
     """

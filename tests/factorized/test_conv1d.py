@@ -8,7 +8,17 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from factorized import FactorizedTransposedLinear, factorize, factorized_modules, load, merge, save, summary
+from factorized import (
+    FactorizedTransposedLinear,
+    Moments,
+    collect,
+    factorize,
+    factorized_modules,
+    load,
+    merge,
+    save,
+    summary,
+)
 from tests.factorized.networks import relative_error
 
 
@@ -48,6 +58,17 @@ def test_a_model_of_it_is_counted_saved_and_loaded(tmp_path):
     assert abs(summary(model).parameters / summary(dense).parameters - 0.5) < 0.05
     save(model, tmp_path / "saved")
     assert torch.equal(load(dense, tmp_path / "saved")(x), model(x))
+
+
+def test_statistics_of_it_weigh_its_start():
+    dense, x = layer(), torch.randn(50, 9) ** 3
+    moments = collect(torch.nn.Sequential(dense), [x])["0"].inputs
+    assert relative_error(moments, x.mT @ x / 50) < 1e-5
+    errors = []
+    for stats in ({"": Moments(moments)}, None):
+        new = factorize(copy.deepcopy(dense), ranks={"**": 3}, stats=stats)
+        errors.append((new(x) - dense(x)).square().sum())
+    assert errors[0] < 0.95 * errors[1]
 
 
 def test_the_library_does_not_import_transformers():

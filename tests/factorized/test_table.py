@@ -13,6 +13,7 @@ from factorized import (
     TensorTrainConv2d,
     factorize,
     factorized_modules,
+    matrix_of,
     merge,
     parameter_count,
     report,
@@ -28,8 +29,13 @@ def rows_of(model: nn.Module, example_input=None) -> dict:
 
 
 @pytest.fixture
-def model():
-    return factorize(small_cnn(), ranks={"stem": 4, "body": 6, "head": 2})
+def dense():
+    return small_cnn()
+
+
+@pytest.fixture
+def model(dense):
+    return factorize(copy.deepcopy(dense), ranks={"stem": 4, "body": 6, "head": 2})
 
 
 def counted(model: nn.Module, x: torch.Tensor) -> int:
@@ -39,13 +45,27 @@ def counted(model: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_every_layer_has_a_line_in_module_order(model):
+def test_every_layer_has_a_line_in_module_order(model, dense):
     lines = {line.split()[0]: line.split()[1:] for line in report(model).splitlines()}
     assert list(lines)[:-1] == ["layer", "stem", "body.0", "body.2", "hidden", "head"]
-    count, dense = parameter_count(model), parameter_count(small_cnn())
+    errors = {}
+    for name in ("stem", "head"):
+        W, product = matrix_of(dense.get_submodule(name)), model.get_submodule(name).product()
+        errors[name] = f"{100 * ((W - product).norm() / W.norm()).item():.1f}"
+    count, dense = parameter_count(model), parameter_count(dense)
     share = f"{100 * (4 * 27 + 6) / count:.1f}"
-    assert lines["stem"] == ["18x9", "4", f"{4 * 27 + 6}", "168", share, "%", "auto"]
-    assert lines["head"] == ["4x10", "2", f"{2 * 14 + 4}", "44", f"{100 * 32 / count:.1f}", "%", "auto"]
+    assert lines["stem"] == ["18x9", "4", errors["stem"], "%", f"{4 * 27 + 6}", "168", share, "%", "auto"]
+    assert lines["head"] == [
+        "4x10",
+        "2",
+        errors["head"],
+        "%",
+        f"{2 * 14 + 4}",
+        "44",
+        f"{100 * 32 / count:.1f}",
+        "%",
+        "auto",
+    ]
     assert lines["hidden"][:3] == ["10x24", "250", "250"] and report(model).count("dense: not named in ranks") == 1
     closing = f"{count:,} of {dense:,} parameters, {100 * count / dense:.1f} %; 4 of 5 layers"
     assert report(model).splitlines()[-1] == closing == summary(model).closing_line

@@ -1,0 +1,165 @@
+"""The best product of factors for a weight that is not seen by all inputs and outputs alike.
+
+For a layer `y = W x` with the second moment `A = E[x x^T]` of its inputs and a metric `G` of its outputs (the identity,
+or the second moment of the loss's gradient there), the product of rank `r` with the smallest
+
+    |G^1/2 (W - W') A^1/2|_F    is    W' = G^-1/2 P P^T G^1/2 W
+
+where the columns of `P` are the leading left singular vectors of `G^1/2 W A^1/2`: eigenvectors of
+`G^1/2 W A W^T G^1/2`, so that `A` may be singular. A diagonal `A` is that of ASVD (https://arxiv.org/abs/2312.05821), a
+whole one that of SVD-LLM (https://arxiv.org/abs/2403.07378), a diagonal `G` that of FWSVD
+(https://arxiv.org/abs/2207.00112). Either may be given as its diagonal.
+"""
+
+import torch
+from torch import Tensor
+
+from . import krylov
+from .spectral import rebalanced, spectral_init
+
+# What a metric is raised by in all directions, as a share of its mean: where there are no data, W itself decides.
+_RIDGE = 1e-6
+
+_LARGE = 2**22  # elements of a matrix of which few directions are found without all others
+
+# Directions of random vectors that the error of a large product is estimated from.
+_PROBES = 128
+
+
+@torch.no_grad()
+def weighted_init(
+    matrix: Tensor, rank: int, inputs: Tensor | None = None, outputs: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
+    """Return balanced factors of the best product under a metric, and its relative error under it.
+
+    Args:
+        matrix: (m, n).
+        rank: number of columns of `U`.
+        inputs: `A`, (n, n), or its diagonal, (n,); None for the identity.
+        outputs: `G`, (m, m), or its diagonal, (m,); None for the identity.
+
+    Returns:
+        `U` (m, rank), `VT` (rank, n), in the dtype of `matrix`, and `|G^1/2 (W - U VT) A^1/2| / |G^1/2 W A^1/2|`, for
+        large matrices an estimate within a few percent.
+    """
+    if outputs is not None and (inputs is None or outputs.dim() < inputs.dim()):
+        # Only `G` is inverted, and a diagonal, as of how often tokens occur, is more likely to hold zeros.
+        VT, U, error = weighted_init(matrix.mT, rank, outputs, inputs)
+        return U.mT, VT.mT, error
+    if rank >= min(matrix.shape):
+        return *spectral_init(matrix, rank), 0.0
+    if inputs is None:
+        U, VT = spectral_init(matrix, rank)
+        kept = U.double().square().sum(0).square().sum() / _square(matrix)
+        return U, VT, _error(1 - kept)
+    found = None
+    if inputs.dim() == 2 and matrix.numel() > _LARGE:
+        X, A, inverse = _measured(matrix, inputs, outputs, torch.float32)
+        found = _few_leading(X, A, rank)
+    if found is None:
+        X, A, inverse = _measured(matrix, inputs, outputs, _precise(matrix))
+        found = _leading(X, A, rank)
+    P, error = found
+    U, VT = rebalanced(P if inverse is None else _times(inverse, P), P.mT @ X)
+    return U.to(matrix.dtype), VT.to(matrix.dtype), error
+
+
+@torch.no_grad()
+def squared_spectrum(matrix: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+    """Return all squared singular values of `G^1/2 W A^1/2`, descending, in double precision, on the CPU."""
+    inputs = matrix.new_ones(matrix.shape[1]) if inputs is None else inputs
+    X, A, _ = _measured(matrix, inputs, outputs, _precise(matrix))
+    gram, _ = _small_gram(X, A)
+    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).double().cpu()
+
+
+def _measured(
+    matrix: Tensor, inputs: Tensor, outputs: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return `G^1/2 W`, `A`, and `G^-1/2` if there is a `G`."""
+    A, X = _raised(inputs, dtype), matrix.detach().to(dtype)
+    if outputs is None:
+        return X, A, None
+    root, inverse = _roots(_raised(outputs, dtype))
+    return _times(root, X), A, inverse
+
+
+def _few_leading(X: Tensor, A: Tensor, rank: int) -> tuple[Tensor, float] | None:
+    """Return what `_leading` does, sooner and with an estimate of the error, or None if it would not be sooner."""
+    if not krylov.pays((X if X.shape[0] > X.shape[1] else X.mT)[None], rank, is_flat=False):
+        return None
+    found = krylov.leading_directions(X.mT[None], rank, is_flat=False, metric=A)
+    if found is None:
+        return None
+    P = found[0][0]
+    return P, _estimated_error(X, A, P)
+
+
+def _leading(X: Tensor, A: Tensor, rank: int) -> tuple[Tensor, float]:
+    """Return an orthonormal basis (m, rank) of the leading left singular vectors of `X A^1/2`, and what they miss."""
+    gram, image = _small_gram(X, A)
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    P = vectors[:, -rank:].flip(1)
+    if image is not None:
+        P = torch.linalg.qr(image @ P).Q
+    return P, _error(1 - eigenvalues[-rank:].sum() / gram.trace())
+
+
+def _small_gram(X: Tensor, A: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return `B B^T` of `B = X A^1/2`, or `B^T B` and `B` where that is smaller."""
+    m, n = X.shape
+    if m <= n:
+        return _times(A, X.mT).mT @ X.mT, None
+    B = _times(_roots(A)[0], X.mT).mT
+    return B.mT @ B, B
+
+
+def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the square root of a metric, and its inverse."""
+    if metric.dim() == 1:
+        return metric.sqrt(), metric.rsqrt()
+    eigenvalues, vectors = torch.linalg.eigh(metric)
+    root = eigenvalues.clamp_min(eigenvalues.mean() * _RIDGE).sqrt()
+    return vectors * root @ vectors.mT, vectors / root @ vectors.mT
+
+
+def _raised(metric: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a metric of mean 1, raised a little in all directions."""
+    metric = metric.detach().to(dtype)
+    diagonal = metric if metric.dim() == 1 else metric.diagonal()
+    mean = diagonal.mean()
+    if not mean > 0:
+        return torch.ones_like(diagonal)
+    metric = metric / mean
+    (metric if metric.dim() == 1 else metric.diagonal()).add_(_RIDGE)
+    return metric
+
+
+def _times(metric: Tensor, matrix: Tensor) -> Tensor:
+    return metric[:, None] * matrix if metric.dim() == 1 else metric @ matrix
+
+
+def _precise(matrix: Tensor) -> torch.dtype:
+    """Return double precision where there is one, since squares of singular values are taken."""
+    return torch.float32 if matrix.device.type == "mps" else torch.float64
+
+
+def _square(matrix: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(matrix.detach(), dtype=torch.float64).square()
+
+
+def _estimated_error(X: Tensor, A: Tensor, P: Tensor) -> float:
+    """Return the relative error of `P P^T X` under `A`, from random directions of the outputs."""
+    probes = torch.randn(len(X), _PROBES, generator=torch.Generator().manual_seed(0)).to(X)
+
+    def square(directions: Tensor) -> Tensor:
+        seen = X.mT @ directions
+        return (seen * (A @ seen)).sum()
+
+    dropped = square(probes - P @ (P.mT @ probes)) / _PROBES
+    kept = square(P)
+    return _error(dropped / (dropped + kept))
+
+
+def _error(share: Tensor) -> float:
+    return float(share.clamp_min(0).sqrt())

@@ -1,0 +1,123 @@
+"""How the factors of a model's new layers start: from the weights, and from what these see of data if that is known."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .eligible import listed
+from .layers.product import ProductLayer
+from .linalg.parallel import for_each
+from .linalg.spectral import spectral_init
+from .linalg.weighted import squared_spectrum, weighted_init
+from .statistics import Moments
+from .usage import class_name
+
+Stats = Mapping[str, Moments]
+
+_LARGE = 2**18  # elements of a matrix
+
+
+def check_values(layers: Mapping[str, Any]) -> None:
+    """Raise ValueError for a weight that has no spectral start."""
+    for name, layer in layers.items():
+        called = f"{name or '(root)'} ({class_name(type(layer))})"
+        if layer.weight.is_meta:
+            raise ValueError(
+                f"{called}: its weight is on the meta device and has no values; load the weights first, or start the "
+                "factors otherwise, as with init='kaiming'"
+            )
+        finite = layer.weight.isfinite()
+        if not finite.all():
+            kind = "NaN" if layer.weight.isnan().any() else "infinite"
+            raise ValueError(
+                f"{called}: {finite.logical_not().sum()} of {finite.numel()} weights are not finite ({kind}); "
+                "mend them, exclude the layer, or start the factors otherwise, as with init='kaiming'"
+            )
+
+
+def check_stats(stats: Stats, layers: Mapping[str, Any], forms: Mapping[str, Any]) -> None:
+    """Raise an error for statistics that are none, or of another model than the one with these layers."""
+    if not isinstance(stats, Mapping) or not all(isinstance(moments, Moments) for moments in stats.values()):
+        raise TypeError(f"stats is what factorized.collect(model, batches) returns, not a {type(stats).__name__}")
+    known = [name for name in layers if name in stats]
+    if layers and not known:
+        raise ValueError(
+            f"stats are of another model: they hold {listed(stats) or 'nothing'}, and the layers to factorize are "
+            f"{listed(layers)}; collect them from this model before it is factorized"
+        )
+    for name in known:
+        m, n = forms[name].matrix_shape(layers[name])
+        inputs, outputs = forms[name].metrics(layers[name], *stats[name][:2])
+        for found, size in ((inputs, n), (outputs, m)):
+            if found is not None and found.shape not in ((size,), (size, size)):
+                raise ValueError(
+                    f"stats are of another model: those of {name or '(root)'} have the shape {tuple(found.shape)}, and "
+                    f"({size}, {size}) or the diagonal ({size},) fits the layer"
+                )
+
+
+def warn_of_missing(stats: Stats, names: list[str], stacklevel: int) -> None:
+    """Warn of layers that no statistics are there for.
+
+    Args:
+        stacklevel: of the warning, as seen from the caller.
+    """
+    if missing := [name or "(root)" for name in names if name not in stats]:
+        warnings.warn(
+            f"no statistics of {listed(missing)}, which start from their weights alone: the data never came by",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def spectrum(layer: nn.Module, form: Any, moments: Moments | None) -> Tensor:
+    """Return the squared singular values of a dense layer's matrix, weighted by what it sees if that is known."""
+    return squared_spectrum(form.matrix_of(layer), *_metrics(form, layer, moments))
+
+
+def spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLayer], stats: Stats) -> None:
+    """Start `new` from the weights of `dense`, and note the error.
+
+    Layers without statistics that have equal shape and rank are decomposed in one batch, unless they are large.
+    """
+    groups: dict[tuple, list[str]] = {}
+    for name, layer in new.items():
+        # A large matrix gains nothing from a batch, for which it would have to be copied.
+        alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE or name in stats else None
+        groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device, alone), []).append(name)
+
+    def start(names: list[str]) -> None:
+        first = names[0]
+        if first in stats:
+            layer = new[first]
+            metrics = _metrics(type(layer), dense[first], stats[first])
+            U, VT, error = weighted_init(layer.matrix_of(dense[first]).detach(), layer.rank, *metrics)
+            layer.set_factors(U, VT)
+            layer.start_error = error
+            return
+        matrices = [new[name].matrix_of(dense[name]).detach() for name in names]
+        batch = torch.stack(matrices) if len(names) > 1 else matrices[0][None]
+        U, VT = spectral_init(batch, new[first].rank)
+        errors = _plain_errors(batch, U)
+        for position, name in enumerate(names):
+            new[name].set_factors(U[position], VT[position])
+            new[name].start_error = float(errors[position])
+
+    # The largest first, lest one of them is left for the end.
+    by_size = sorted(groups.values(), key=lambda names: -new[names[0]].U.shape[0] * new[names[0]].VT.shape[1])
+    for_each(start, by_size, on_gpu=any(layer.U.is_cuda for layer in new.values()))
+
+
+def _metrics(form: Any, layer: nn.Module, moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if moments is None else form.metrics(layer, moments.inputs, moments.outputs)
+
+
+def _plain_errors(batch: Tensor, U: Tensor) -> Tensor:
+    """Return `|W - U VT| / |W|` of balanced factors of the best product: squared columns are singular values."""
+    if U.shape[-1] >= min(batch.shape[-2:]):
+        return torch.zeros(len(batch))
+    kept = U.double().square().sum(-2).square().sum(-1)
+    whole = torch.linalg.vector_norm(batch, dim=(-2, -1), dtype=torch.float64).square()
+    return (1 - kept / whole.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0).sqrt()
