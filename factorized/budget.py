@@ -32,25 +32,46 @@ class RankScale(NamedTuple):
 
 
 class ProductSize(NamedTuple):
-    """What the parameters of a product of factors depend on."""
+    """What the cost of a product of factors depends on."""
 
     m: int
     n: int
     scaled_dimension: int
     """what the scale of the paper's rule is a fraction of"""
     square: bool
+    adds: tuple[int, int] | None = None
+    """multiply-adds of one rank, and of the dense layer, if these are what counts and not parameters"""
+    round_to: int = 1
+    """what ranks are multiples of, where there are that many"""
 
     @property
     def dense(self) -> int:
         """Elements of the dense weight."""
         return self.m * self.n
 
+    @property
+    def dense_cost(self) -> int:
+        """What counts of the dense layer."""
+        return self.dense if self.adds is None else self.adds[1]
+
     def rank(self, rule: str, rank_scale: float) -> int:
         """Return the rank that a scale gives the layer under `rule`."""
         if rule == "paper":
-            return scaled_rank(rank_scale, self.scaled_dimension)
+            return self._rounded(scaled_rank(rank_scale, self.scaled_dimension))
         useful = min(self.m, self.n)
-        return min(scaled_rank(rank_scale, useful), useful)
+        return min(self._rounded(scaled_rank(rank_scale, useful)), useful // self.round_to * self.round_to or useful)
+
+    def _rounded(self, rank: int) -> int:
+        return max(1, round(rank / self.round_to)) * self.round_to
+
+    def ranks(self) -> range:
+        """Return the ranks whose factors may be smaller than the dense weight."""
+        useful = min(self.m, self.n)
+        return range(self.round_to, useful + 1, self.round_to) or range(useful, useful + 1)
+
+    def cost(self, rank: float) -> int:
+        """Return what counts of factors of an integer rank."""
+        return self.parameters(rank) if self.adds is None else int(rank) * self.adds[0]
 
     def parameters(self, rank: float) -> int:
         """Return the parameters of factors of an integer rank."""
@@ -71,6 +92,15 @@ class TensorSize(NamedTuple):
         """Elements of the dense kernel."""
         return self.out_channels * self.in_channels * self.kernel_size[0] * self.kernel_size[1]
 
+    @property
+    def dense_cost(self) -> int:
+        """What counts of the dense layer: its parameters."""
+        return self.dense
+
+    def cost(self, rank: float) -> int:
+        """Return the parameters of the factors at a scale."""
+        return self.parameters(rank)
+
     def rank(self, rule: str, rank_scale: float) -> float:
         """Return the scale: the class takes it as a fraction of the tensor's dimensions and keeps ranks useful."""
         return rank_scale
@@ -86,7 +116,7 @@ Size = ProductSize | TensorSize
 
 def stays_dense(size: Size, rule: str, rank: float) -> bool:
     """Tell whether the rule leaves a layer dense because factors of this rank would not be smaller."""
-    return rule == "compact" and size.parameters(rank) >= size.dense
+    return rule == "compact" and size.cost(rank) >= size.dense_cost
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -128,38 +158,33 @@ def find_rank_scale(
     if not choice.layers:
         raise ValueError(nothing_to_do(model, choice))
     sizes = [size_of(layer, form_of(layer, forms), square) for layer in choice.layers.values()]
-    return search(model, sizes, ratio, rule, strict, stacklevel=3)
+    return search(parameter_count(model), sizes, ratio, rule, strict, stacklevel=3)
 
 
-def size_of(layer: Any, form: Any, square: bool = False) -> Size:
+def size_of(layer: Any, form: Any, square: bool = False, round_to: int = 1) -> Size:
     """Return the size that a dense layer has in a factorized class."""
     if not issubclass(form, ProductLayer):
         return TensorSize(form, layer.in_channels, layer.out_channels, layer.kernel_size)
     m, n = form.matrix_shape(layer)
-    return ProductSize(m, n, form.scaled_dimension(layer), square)
+    return ProductSize(m, n, form.scaled_dimension(layer), square, round_to=round_to)
 
 
 def search(
-    model: nn.Module, sizes: Iterable[Size], ratio: float, rule: str, strict: bool, stacklevel: int
+    total: int, sizes: Iterable[Size], ratio: float, rule: str, strict: bool, stacklevel: int, cost: str = "parameters"
 ) -> RankScale:
-    """Return the scale in (0, 1] that brings `model`, with factors of these sizes, closest to `ratio`.
+    """Return the scale in (0, 1] that brings a model, with factors of these sizes, closest to `ratio`.
 
     Args:
+        total: cost of the whole model while it is dense.
+        cost: what counts, in words.
         stacklevel: of the warning of an unreachable ratio, as seen from the caller.
 
     Raises:
         ValueError: if `ratio` is out of range, or unreachable and `strict`.
     """
-    check_number("ratio", ratio)
-    if rule == "compact" and ratio >= 1:
-        percent = f" (for {ratio:g} percent give ratio={ratio / 100:g})" if 1 < ratio <= 100 else ""
-        raise ValueError(
-            f"ratio is a fraction of the model's parameters below 1, not {ratio:g}{percent}; "
-            "rule='paper' also makes models larger"
-        )
+    check_ratio(ratio, rule)
     times = Counter(sizes)  # layers of equal size are counted together
-    total = parameter_count(model)
-    fixed = total - sum(number * size.dense for size, number in times.items())
+    fixed = total - sum(number * size.dense_cost for size, number in times.items())
 
     def count(rank_scale: float) -> tuple[int, bool]:
         """Return the parameters at a scale, and whether any layer is factorized."""
@@ -167,7 +192,7 @@ def search(
         for size, number in times.items():
             rank = size.rank(rule, rank_scale)
             dense = stays_dense(size, rule, rank)
-            parameters += number * (size.dense if dense else size.parameters(rank))
+            parameters += number * (size.dense_cost if dense else size.cost(rank))
             changed = changed or not dense
         return parameters, changed
 
@@ -188,12 +213,23 @@ def search(
     if not least <= ratio <= most:
         reach = f"rank scales up to 1 give {least:.6f} to {most:.6f}"
         if ratio < least:
-            reach += f", as {fixed / total:.0%} of the parameters are not in layers to factorize"
+            reach += f", as {fixed / total:.0%} of the {cost} are not in layers to factorize"
         message = f"ratio {ratio} is unreachable: {reach}"
         if strict:
             raise ValueError(message)
         warnings.warn(f"{message}; using {best.ratio:.6f}", stacklevel=stacklevel + 1)
     return best
+
+
+def check_ratio(ratio: float, rule: str) -> None:
+    """Raise TypeError or ValueError for a ratio that is no number, or out of range."""
+    check_number("ratio", ratio)
+    if rule == "compact" and ratio >= 1:
+        percent = f" (for {ratio:g} percent give ratio={ratio / 100:g})" if 1 < ratio <= 100 else ""
+        raise ValueError(
+            f"ratio is a fraction of the model's parameters below 1, not {ratio:g}{percent}; "
+            "rule='paper' also makes models larger"
+        )
 
 
 def larger(ranks: Mapping[str, float], sizes: Mapping[str, Size], meant: Iterable[str]) -> dict[str, str]:

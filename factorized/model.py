@@ -13,7 +13,7 @@ from .layers.base import FactorizedLayer
 from .layers.factors import INITS, Fill, SquareFill
 from .layers.product import warn_of_padding
 from .patterns import factorized_modules
-from .plan import Plan, plan, warn, warn_or_refuse
+from .plan import Budget, Plan, plan, warn, warn_or_refuse
 from .start import Stats, check_stats, check_values, spectral_start, warn_of_missing
 from .table import report, run
 from .usage import check_choice, check_model, explained
@@ -26,6 +26,9 @@ def factorize(
     rank_scale: float | None = None,
     ratio: float | None = None,
     ranks: Mapping[str, int] | None = None,
+    cost: str = "parameters",
+    allocate: str = "uniform",
+    round_to: int = 1,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     init: str | Fill = "spectral",
@@ -54,6 +57,12 @@ def factorize(
         rank_scale: rank of each layer as a fraction of one of its dimensions. May be above 1, for over-parameterized
             training.
         ratio: or, the parameters of the result as a fraction of those of `model`; see `find_rank_scale`.
+        cost: what `ratio` is a share of: `parameters`, or `multiply-adds` for an input like `example_input`, with the
+            factors applied one after the other, which `path="auto"` then means.
+        allocate: `uniform`, one scale for all layers, or `error`: the ranks that leave out the least of the layers'
+            weights, in the sense of the data if there are `stats`, at most at this cost; layers that need their
+            directions keep more of them, or stay dense.
+        round_to: ranks by scale or ratio are multiples of this number.
         ranks: rank by module pattern; wins over the two above and over `rule`, and the last pattern that matches wins.
             Alone, it leaves all other layers dense.
         include, exclude: patterns of module names (`factorized.patterns`): only layers that match one of `include`
@@ -87,12 +96,18 @@ def factorize(
     """
     if spectral is not None:
         init = _start_of(spectral, init)
-    if example_input is not None and not verbose:
-        raise ValueError("example_input has no effect without verbose=True; factorized.summary takes one, too")
+    if example_input is not None and not verbose and cost == "parameters":
+        raise ValueError(
+            "example_input has no effect without verbose=True or cost='multiply-adds'; "
+            "factorized.summary takes one, too"
+        )
+    if cost == "multiply-adds":
+        path = _path_of_steps(path)
     if stats is not None and init != "spectral":
         raise ValueError(f"stats weigh the spectral start and have no effect on init={init!r}")
     todo = plan(
-        model, rank_scale=rank_scale, ratio=ratio, ranks=ranks, include=include, exclude=exclude,
+        model, rank_scale=rank_scale, ranks=ranks, budget=Budget(ratio, cost, allocate, round_to, example_input, stats),
+        include=include, exclude=exclude,
         embeddings=embeddings, square=square, rule=rule, strict=strict, layer=layer,
         split=split,
     )  # fmt: skip
@@ -133,6 +148,12 @@ def _start_of(spectral: bool, init: str | Fill) -> str | Fill:
         raise ValueError(f"spectral=True and init={init!r} contradict each other; give init alone")
     warnings.warn(f"spectral={spectral} is deprecated: say init={instead!r}", DeprecationWarning, stacklevel=4)
     return instead
+
+
+def _path_of_steps(path: str) -> str:
+    if path == "composed":
+        raise ValueError("path='composed' saves no multiply-adds: leave path or cost out")
+    return "two_step"
 
 
 def _build(

@@ -7,13 +7,30 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .budget import RULES, Size, larger, search, size_of, stays_dense
+from .allocation import allocate, options
+from .budget import RULES, ProductSize, Size, check_ratio, larger, parameter_count, search, size_of, stays_dense
 from .eligible import Choice, Forms, choose, form_of, forms_for, listed, nothing_to_do
 from .layers.base import FactorizedLayer
 from .layers.factors import checked_rank
 from .layers.product import ProductLayer, checked_scale
 from .patterns import select
+from .start import Stats, check_stats, check_values, spectra
+from .table import calls_of, summary
 from .usage import check_choice, check_number
+
+COSTS = ("parameters", "multiply-adds")
+ALLOCATIONS = ("uniform", "error")
+
+
+class Budget(NamedTuple):
+    """The arguments of `factorize` of these names."""
+
+    ratio: float | None
+    cost: str
+    allocate: str
+    round_to: int
+    example_input: Any
+    stats: Stats | None
 
 
 class Plan(NamedTuple):
@@ -38,8 +55,8 @@ def plan(
     model: nn.Module,
     *,
     rank_scale: float | None,
-    ratio: float | None,
     ranks: Mapping[str, int] | None,
+    budget: Budget,
     include: Iterable[str] | None,
     exclude: Iterable[str] | None,
     embeddings: bool,
@@ -50,6 +67,7 @@ def plan(
     split: str,
 ) -> Plan:
     """Return what `factorize` is to do, from arguments of the same names; its ranks are empty if that is nothing."""
+    ratio = budget.ratio
     if rank_scale is not None and ratio is not None:
         raise ValueError("give rank_scale or ratio, not both")
     if rank_scale is None and ratio is None and ranks is None:
@@ -60,14 +78,23 @@ def plan(
         _check_scale(rank_scale)
     chosen = rule or ("paper" if ratio is None else "compact")
     check_choice("rule", chosen, RULES)
+    _check_budget(budget, chosen)
     asked = {} if ranks is None else _checked(ranks)
     by_class = forms_for(layer, split)
     choice = choose(model, include, exclude, embeddings, by_class, small_heads=chosen == "paper", named=asked)
     forms = {name: form_of(dense, by_class) for name, dense in choice.layers.items()}
-    sizes = {name: size_of(dense, forms[name], square) for name, dense in choice.layers.items()}
+    sizes = {name: size_of(dense, forms[name], square, budget.round_to) for name, dense in choice.layers.items()}
+    given: dict[str, int] = _by_name(asked, choice, forms)
     if ratio is not None and sizes:
-        rank_scale = search(model, sizes.values(), ratio, chosen, strict, stacklevel=4).rank_scale
-    given = _by_name(asked, choice, forms)
+        total = parameter_count(model)
+        if budget.cost == "multiply-adds":
+            sizes, total = _counting_multiply_adds(model, choice, forms, sizes, budget.example_input)
+        if budget.allocate == "error":
+            given = _allocated(choice, forms, sizes, total, budget)
+            choice.dense.update(dict.fromkeys(sizes.keys() - given, "worth more than factors would save"))
+            return Plan(choice, forms, sizes, dict(given), {})
+        scale = search(total, sizes.values(), ratio, chosen, strict, stacklevel=4, cost=budget.cost)
+        rank_scale = scale.rank_scale
     found: dict[str, float] = {}
     for name, size in sizes.items():
         if name in given:
@@ -82,6 +109,79 @@ def plan(
             found[name] = rank
     by_default = rule is None and rank_scale is not None and rank_scale < 1
     return Plan(choice, forms, sizes, found, larger(found, sizes, given) if by_default else {})
+
+
+def _check_budget(budget: Budget, rule: str) -> None:
+    """Raise an error for arguments that contradict each other, or have no effect."""
+    ratio, cost, how, round_to, example_input, stats = budget
+    check_choice("cost", cost, COSTS)
+    check_choice("allocate", how, ALLOCATIONS)
+    if ratio is None and (cost, how) != (COSTS[0], ALLOCATIONS[0]):
+        raise ValueError(f"cost={cost!r} and allocate={how!r} say how a ratio is reached: give ratio, as in ratio=0.5")
+    if cost == "multiply-adds" and example_input is None:
+        raise ValueError(
+            "multiply-adds depend on the size of the input: give an example_input, such as torch.zeros(1, 3, 224, 224)"
+        )
+    if how == "error" and rule != "compact":
+        raise ValueError(f"allocate='error' gives every layer its own rank, and rule={rule!r} one scale to all")
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"round_to is the number that ranks are multiples of, as in round_to=8, not {round_to!r}")
+
+
+def _counting_multiply_adds(
+    model: nn.Module, choice: Choice, forms: Mapping[str, Any], sizes: Mapping[str, Size], example_input: Any
+) -> tuple[dict[str, Size], int]:
+    """Return the sizes with multiply-adds for what costs, and the multiply-adds of the model, for an example.
+
+    Factors are counted one after the other; a layer that the example does not come by is left out, with the reason.
+    """
+    calls = calls_of(model, set(choice.layers.values()), example_input)
+    counted: dict[str, Size] = {}
+    for name, size in sizes.items():
+        if not isinstance(size, ProductSize):
+            raise ValueError(f"{forms[name].__name__} composes its weight and saves no multiply-adds: leave cost out")
+        shapes = [tuple(inputs[0].shape) for inputs, _ in calls.get(choice.layers[name], ())]
+        if not shapes:
+            choice.dense[name] = "the example does not call it, and its multiply-adds are not known"
+            continue
+        one = forms[name]._like(choice.layers[name], rank=1, device="meta")
+        costs = [one.costs(shape) for shape in shapes]
+        adds = sum(cost["steps"] for cost in costs), sum(cost["dense"] for cost in costs)
+        counted[name] = size._replace(adds=adds)
+    return counted, summary(model, example_input).multiply_adds or 0
+
+
+def _allocated(
+    choice: Choice, forms: Mapping[str, Any], sizes: Mapping[str, Size], total: int, budget: Budget
+) -> dict[str, int]:
+    """Return the rank of each layer that is to be factorized, those that leave out the least at the cost.
+
+    Raises:
+        ValueError: for a ratio out of range, or below what the least ranks cost.
+    """
+    assert budget.ratio is not None
+    check_ratio(budget.ratio, "compact")
+    if tensors := [name for name, size in sizes.items() if not isinstance(size, ProductSize)]:
+        raise ValueError(f"allocate='error' gives ranks, and {forms[tensors[0]].__name__} takes a scale: leave it out")
+    layers = {name: choice.layers[name] for name in sizes}
+    check_values(layers)
+    if budget.stats is not None:
+        check_stats(budget.stats, layers, forms)
+    fixed = total - sum(size.dense_cost for size in sizes.values())
+    values = spectra(layers, forms, budget.stats or {})
+    possible = [
+        options(values[name], size.ranks(), [size.cost(rank) for rank in size.ranks()], size.dense_cost)
+        for name, size in sizes.items()
+        if isinstance(size, ProductSize)
+    ]
+    found = allocate(possible, budget.ratio * total - fixed)
+    if found is None:
+        least = (fixed + sum(layer.costs[0] for layer in possible)) / total
+        raise ValueError(
+            f"ratio {budget.ratio} is unreachable: the least ranks give {least:.6f}, as {fixed / total:.0%} of the "
+            f"{budget.cost} are not in layers to factorize"
+        )
+    return {name: rank for name, rank in zip(sizes, found) if rank}
 
 
 def warn_or_refuse(model: nn.Module, choice: Choice, strict: bool, stacklevel: int) -> None:

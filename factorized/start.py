@@ -1,9 +1,11 @@
 """How the factors of a model's new layers start: from the weights, and from what these see of data if that is known."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -72,9 +74,31 @@ def warn_of_missing(stats: Stats, names: list[str], stacklevel: int) -> None:
         )
 
 
-def spectrum(layer: nn.Module, form: Any, moments: Moments | None) -> Tensor:
-    """Return the squared singular values of a dense layer's matrix, weighted by what it sees if that is known."""
-    return squared_spectrum(form.matrix_of(layer), *_metrics(form, layer, moments))
+def spectra(layers: Mapping[str, Any], forms: Mapping[str, Any], stats: Stats) -> dict[str, numpy.ndarray]:
+    """Return the squared singular values of each dense layer's matrix, weighted by what it sees if that is known.
+
+    What they add up to says how much a layer matters. With gradients it is the second-order estimate of what the loss
+    would lose without the layer; else nothing is known of that and it is 1.
+    """
+    found: dict[str, numpy.ndarray] = {}
+
+    def decompose(name: str) -> None:
+        layer, form, moments = layers[name], forms[name], stats.get(name)
+        metrics = _metrics(form, layer, moments)
+        values = squared_spectrum(form.matrix_of(layer), *metrics).numpy()
+        whole = 1.0
+        if moments is not None and moments.outputs is not None:
+            whole = values.sum() * math.prod(
+                float(_diagonal(metric).mean()) for metric in metrics if metric is not None
+            )
+        found[name] = values * (whole / max(values.sum(), numpy.finfo(float).tiny))
+
+    for_each(decompose, list(layers), on_gpu=any(layer.weight.is_cuda for layer in layers.values()))
+    return found
+
+
+def _diagonal(metric: Tensor) -> Tensor:
+    return metric if metric.dim() == 1 else metric.diagonal()
 
 
 def spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLayer], stats: Stats) -> None:

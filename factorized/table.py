@@ -139,7 +139,7 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
     check_model(model)
     layers, dense = factorized_modules(model), weights(model)
     modules = {*layers.values(), *(weight.module for weight in dense.values())}
-    calls = _calls(model, modules, example_input) if example_input is not None else {}
+    calls = calls_of(model, modules, example_input) if example_input is not None else {}
     rows = {name: _factorized_row(name, layer, calls.get(layer, [])) for name, layer in layers.items()}
     rows |= {name: _dense_row(name, weight, calls.get(weight.module, [])) for name, weight in dense.items()}
     known = [row for row in rows.values() if row.multiply_adds is not None]
@@ -238,7 +238,7 @@ def _in_module_order(model: nn.Module, names: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: order[name])
 
 
-def _calls(model: nn.Module, modules: set[nn.Module], example_input: Any) -> dict[nn.Module, list[Call]]:
+def calls_of(model: nn.Module, modules: set[nn.Module], example_input: Any) -> dict[nn.Module, list[Call]]:
     """Return the calls of `modules` in one pass of an example, and of the output projections of attention."""
     calls: dict[nn.Module, list[Call]] = {}
 
