@@ -5,6 +5,8 @@
     python -m paper status        which of their runs are finished, running or have failed
     python -m paper results       all runs that have left results, with what came out; `diff A B` compares two
     python -m paper keep          keep finished runs as small records in the repository
+    python -m paper table         the table of a study, beside published numbers
+    python -m paper figures       its figures
     python -m paper comparison    the commands of a comparison of tensor layers, as JSON
     python -m paper quickstart    see in about two minutes what the methods do
 
@@ -18,8 +20,8 @@ import sys
 from lab.cli import UserError, run
 
 # The module of each command; it has the command's name where nothing else is said.
-COMMANDS = dict.fromkeys(("scripts", "run", "status", "results", "diff", "keep", "comparison", "quickstart"))
-COMMANDS |= {"run": "sweep", "table": "summary"}
+COMMANDS = dict.fromkeys(("scripts", "run", "status", "results", "diff", "keep", "table", "figures"))
+COMMANDS |= {"comparison": None, "quickstart": None, "run": "sweep", "table": "summary"}
 
 
 def main() -> None:

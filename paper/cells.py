@@ -56,7 +56,7 @@ def _value(run: Run, what: str, last: int) -> float | None:
     if what == "last":
         return float(run.results["final"])
     if what == "mean":
-        curve = metric_curve(run)
+        _, curve = metric_curve(run)
         return sum(curve[-last:]) / last if len(curve) >= 2 * last else None
     if what == "training loss":
         _, values = run.curves.get("train/loss", ([], []))
@@ -68,13 +68,14 @@ def _value(run: Run, what: str, last: int) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def metric_curve(run: Run) -> list[float]:
-    """Return the run's metric after each epoch, [] if it was not logged."""
+def metric_curve(run: Run) -> tuple[list[int], list[float]]:
+    """Return the epochs trained and the run's metric then; ([], []) if it was not logged."""
     if "loss" in run.metric:
         tags = [tag for tag in run.curves if tag.endswith("/nll_loss") and not tag.startswith("train")]
-        return run.curves[tags[0]][1] if tags else []
-    _, accuracies = run.curves.get("valid/accuracy", ([], []))
-    return [100 - value for value in accuracies] if "error" in run.metric else accuracies
+        return run.curves[tags[0]] if tags else ([], [])
+    indices, accuracies = run.curves.get("valid/accuracy", ([], []))
+    values = [100 - value for value in accuracies] if "error" in run.metric else accuracies
+    return [index + 1 for index in indices], values
 
 
 def fields_of(run: Run) -> dict[str, str]:

@@ -30,6 +30,15 @@ def curves_of_events(folder: Path) -> Curves:
     return curves
 
 
+def scalars(folder: Path, tag: str) -> tuple[list[int], list[float]]:
+    """Return the steps and values that a run has logged under `tag`.
+
+    Raises:
+        KeyError: if nothing was logged under it.
+    """
+    return curves_of_events(folder)[tag]
+
+
 def mean_over_layers(curves: Curves) -> Curves:
     """Return the curves with those of single layers, `layers/NAME/METRIC`, replaced by their mean, `layers/METRIC`."""
     single: dict[str, list[tuple[list[int], list[float]]]] = {}

@@ -1,84 +1,222 @@
-"""Figures from the event files of runs, for eyes of any kind: readable without colour, and each curve has its name."""
+"""Figures of a study, as PNG and SVG, from runs or records of them.
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+    python -m paper figures pytorch_resnet_cifar10 --from results/resnet20-cifar10 --out docs/pictures
+
+Of each network and data set: the course of training, the norms of the layers (pictures of their own for each size),
+and the final accuracy or BLEU against size and decay, where runs with several are there.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy
+from lab.cli import Parser, UserError
 
-from lab.checkpoint import write_whole
+from .cells import Cell, budget_of, group, metric_curve
+from .charts import Line, Panel, draw
+from .events import Curves
+from .results import Run, find, places, warn_of
+from .scripts import ROOT
+from .summary import Section, add_flags, sections, selected
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the dashes tell them apart without colour.
-STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#000000", "linestyle": "-"},
-    {"color": "#D55E00", "linestyle": "--"},
-    {"color": "#0072B2", "linestyle": "-."},
-    {"color": "#E69F00", "linestyle": ":"},
-    {"color": "#009E73", "linestyle": (0, (6, 1))},
-    {"color": "#CC79A7", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
-)
-
-
-def scalars(folder: Path, tag: str) -> tuple[list[int], list[float]]:
-    """Return the steps and values logged under `tag` in the TensorBoard events of a run's folder.
-
-    Raises:
-        KeyError: if nothing was logged under it.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    logged = events.Scalars(tag)
-    return [event.step for event in logged], [event.value for event in logged]
+NORMS = {
+    "metric/FrobNorm": "mean Frobenius norm of the layers",
+    "layers/nuclear-over-bound": "nuclear norm over its bound",
+    "hyper/lr-eff_frobsq": "effective step size, lr / |W|²",
+}
+"""Titles of the panels about layers, by tag."""
+SIZES = ("rank scale", "target ratio")
 
 
-def curves(runs: Mapping[str, Sequence[Path]], panels: Mapping[str, str], path: Path, offset: int = 0) -> None:
-    """Draw a panel for each tag, with the mean over the trials of each method and a band from least to most.
+def course(
+    curves: Mapping[str, Sequence[Curves]], tag: str, title: str, offset: int = 0, decades: bool = False
+) -> Panel | None:
+    """Return the panel of what the trials of each method have logged under a tag, None if none of them has.
 
     Args:
-        runs: folders of the trials of each method, by its label.
-        panels: title of each panel, by its tag.
-        path: gets a PNG file, and beside it the same as SVG.
+        curves: of the trials of each method, by its name.
         offset: added to the steps: 1 for what is logged under the index of the epoch that it ends.
+        decades: whether the vertical axis is logarithmic.
     """
-    import matplotlib
+    lines = []
+    for name, trials in curves.items():
+        logged = [dict(zip(*trial[tag])) for trial in trials if tag in trial]
+        steps = sorted(set.intersection(*map(set, logged))) if logged else []
+        if steps := [step for step in steps if all(math.isfinite(one[step]) for one in logged)]:
+            values = tuple(tuple(one[step] for one in logged) for step in steps)
+            lines.append(Line(name, tuple(float(step + offset) for step in steps), values))
+    return Panel(title, "epochs trained", tuple(lines), decades=decades) if lines else None
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
 
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5.4 * len(panels), 4.2), squeeze=False, layout="constrained"
+def facets(cells: Sequence[Cell], aside: Sequence[str]) -> Iterator[tuple[dict[str, str], list[Cell]]]:
+    """Yield the cells that differ in nothing but the method and what is `aside`, with what they have in common.
+
+    Dense networks belong to all sizes.
+    """
+    names = [name for name, _ in cells[0].labels if name not in ("method", "network", "data", *aside)]
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        if not cell.method.startswith("dense"):
+            groups.setdefault(tuple(cell.label(name) for name in names), []).append(cell)
+    dense = [cell for cell in cells if cell.method.startswith("dense")]
+    for key, members in groups.items() or [((), [])]:
+        common = {name: text for name, text in zip(names, key) if text}
+        fitting = {name: text for name, text in common.items() if name not in (*SIZES, "layers")}
+        yield common, [cell for cell in dense if all(cell.label(n) in ("", t) for n, t in fitting.items())] + members
+
+
+def _courses(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell]]]:
+    """Yield facets whose lines are told apart by the method alone: decay is no condition where each has one of it."""
+    for common, members in facets(cells, ["decay"]):
+        methods = [cell.method for cell in members]
+        if len(set(methods)) == len(methods):
+            yield common, members
+        else:
+            yield from facets(members, [])
+
+
+def learning_curves(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
+    """Return the panels of training loss and of the metric after each epoch, of the trials of each method."""
+    first = next(iter(runs.values()))[0]
+    logged = {name: [{**run.curves, "metric": metric_curve(run)} for run in trials] for name, trials in runs.items()}
+    offset = 0 if first.study == "Transformer-PyTorch" else 1  # which counts epochs from 1
+    panels = (course(logged, "train/loss", "training loss", offset), course(logged, "metric", first.metric))
+    return [panel for panel in panels if panel]
+
+
+def norms(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
+    """Return the panels of `NORMS`, of runs that have logged them."""
+    logged = {name: [run.curves for run in trials] for name, trials in runs.items()}
+    panels = (course(logged, tag, title, decades=tag != "layers/nuclear-over-bound") for tag, title in NORMS.items())
+    return [panel for panel in panels if panel]
+
+
+def by_name(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Run]]:
+    """Return the trials by the labels of those names, or by method."""
+    found: dict[str, list[Run]] = {}
+    for cell in cells:
+        name = ", ".join(filter(None, (cell.label(part) for part in names))) or cell.method
+        found.setdefault(name, []).extend(cell.runs)
+    return found
+
+
+def against(
+    cells: Sequence[Cell], what: str, title: str, x_label: str, x_of: Callable[[Run], float | None], last: int
+) -> Panel | None:
+    """Return the panel of a final number against something else, None unless a method has it at two places.
+
+    A dense network that has no such place is drawn across.
+
+    Args:
+        what: the number, as `Cell.values` takes it.
+        x_of: the place of a cell, from its first run.
+    """
+    places: dict[str, dict[float, tuple[float, ...]]] = {}
+    level: tuple[str, float] | None = None
+    for cell in cells:
+        values, x = cell.values(what, last), x_of(cell.runs[0])
+        if values and cell.method.startswith("dense") and "decay" not in x_label:
+            level = (cell.method, sum(values) / len(values))
+        elif values and x:
+            name = " ".join(filter(None, (cell.label("layers"), cell.method)))
+            places.setdefault(name, {})[x] = tuple(values)
+    lines = [Line(name, tuple(sorted(at)), tuple(at[x] for x in sorted(at))) for name, at in places.items()]
+    if not any(len(line.x) > 1 for line in lines):
+        return None
+    return Panel(title, x_label, tuple(lines), points=True, logarithmic=True, level=level)
+
+
+def figures(section: Section, args: argparse.Namespace) -> Iterator[tuple[str, list[Panel]]]:
+    """Yield the figures of a section: the last part of the name of the file, and the panels."""
+    cells = group(section.runs, args.by)
+    for common, members in [({}, cells)] if args.by else _courses(cells):
+        runs = by_name(members, args.by or ["method"])
+        yield f"{_where(common, cells)}-curves", learning_curves(runs)
+        yield f"{_where(common, cells)}-norms", norms(runs)
+    if args.by:
+        return
+    metric = section.runs[0].metric.replace("validation ", "")
+    bleu = any(cell.values("tokenized BLEU") for cell in cells)
+    numbers = [("tokenized BLEU", "BLEU of tokens")] if bleu else [("last", f"{metric}, last epoch")]
+    if all(cell.values("mean", args.last) for cell in cells) and not bleu:
+        numbers.append(("mean", f"{metric}, mean of the last {args.last} epochs"))
+    yield from _against_size(cells, numbers, args.last)
+    yield from _against_decay(cells, numbers, args.last)
+
+
+def _against_size(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], last: int) -> Iterator:
+    scaled = {cell.runs[0].results["rank scale"] for cell in cells if cell.label("rank scale")}
+    places: list[tuple[str, str, Callable[[Run], float | None]]] = [
+        ("ratio", "parameters, as a ratio of the dense network's", lambda run: run.results["ratio"])
+    ]
+    if len(scaled) > 1:
+        places.append(("rank-scale", "rank scale", lambda run: run.results["rank scale"]))
+    for common, members in facets(cells, [*SIZES, "layers"]):
+        for name, label, x_of in places:
+            panels = [against(members, what, title, label, x_of, last) for what, title in numbers]
+            yield f"{_where(common, cells)}-against-{name}", [panel for panel in panels if panel]
+
+
+def _against_decay(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], last: int) -> Iterator:
+    known = all(isinstance(run.results.get("decay budget"), int | float) for cell in cells for run in cell.runs)
+    label = "decay budget" if known else "decay coefficient"
+    for common, members in facets(cells, ["decay"]):
+        panels = [against(members, what, title, label, budget_of, last) for what, title in numbers]
+        yield f"{_where(common, cells)}-against-decay", [panel for panel in panels if panel]
+
+
+def _where(common: Mapping[str, str], cells: Sequence[Cell]) -> str:
+    """Return what tells a facet from the others, for the name of a file."""
+    several = {name for name in common if len({cell.label(name) for cell in cells} - {""}) > 1}
+    return "-".join(f"{name}_{text}" for name, text in common.items() if name in several)
+
+
+def file_name(*parts: str) -> str:
+    """Return parts as the name of a file, without what is awkward in one."""
+    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]+", "-", "-".join(parts))).strip("-")
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m paper figures", description=__doc__, formatter_class=form)
+    add_flags(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the figures (default: STUDY/results/figures)"
     )
-    for axis, (tag, title) in zip(axes[0], panels.items()):
-        ends = []
-        for (name, folders), style in zip(runs.items(), STYLES * (1 + len(runs) // len(STYLES))):
-            logged = [scalars(folder, tag) for folder in folders]
-            steps = numpy.array(logged[0][0]) + (offset if tag.startswith(("train", "valid")) else 0)
-            values = numpy.array([values for _, values in logged])
-            axis.plot(steps, values.mean(0), linewidth=1.8, **style)
-            axis.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)
-            ends.append((values.mean(0)[-1], name, style["color"]))
-        _label(axis, ends, steps[-1])
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.set_xlabel("epochs trained")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.spines[["top", "right"]].set_visible(False)
-    for form in ("png", "svg"):
-        write_whole(path.with_suffix(f".{form}"), partial(figure.savefig, format=form, dpi=120))
-    pyplot.close(figure)
+    parser.set_defaults(missing=False)
+    return parser
 
 
-def _label(axis, ends: Sequence[tuple[float, str, str]], x: float) -> None:
-    """Write each curve's name to the right of its last value; names that would overlap are moved apart."""
-    low, high = axis.get_ylim()
-    apart = (high - low) * 0.055
-    height = -numpy.inf
-    for value, name, color in sorted(ends):
-        height = max(value, height + apart)
-        axis.annotate(
-            name, (x, value), (1.02, height), xycoords="data", textcoords=axis.get_yaxis_transform(), color=color,
-            fontsize=9, va="center", annotation_clip=False,
-        )  # fmt: skip
+def main(argv: list[str] | None = None) -> None:
+    """Draw the figures that the command line asks for."""
+    args = build_parser().parse_args(argv)
+    folder = args.out or ROOT / args.study / "results" / "figures"
+    found = find(places(args.places, [args.study]), args.study)
+    warn_of(found, print)
+    runs, _ = selected(args, found)
+    made = []
+    for section in sections(runs):
+        for name, panels in figures(section, args):
+            if panels:
+                path = folder / f"{file_name(section.network, section.data, name)}.png"
+                write(panels, path)
+                made.append(path)
+    if not made:
+        raise UserError("there is nothing to draw: no run of these has logged anything, and none was run at two sizes")
+    print("\n".join(f"{path} and .svg" for path in made))
+
+
+def write(panels: Sequence[Panel], path: Path) -> None:
+    """Draw panels into a file whose folder may have to be made.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(panels, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -15,8 +15,9 @@ def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     """Return the method of a run.
 
     Besides the words above: `dense`; `CRS` for decay scaled by the compression ratio; `no decay` and `imposed norms` of
-    the normalization experiment; `deep` before what has a middle factor; and in brackets the forms of a Transformer
-    (linear layers, query-key and output-value products) where not all of them have it.
+    the normalization experiment; `deep` before what has a middle factor, `student` after what learns from a teacher;
+    and in brackets the forms of a Transformer (linear layers, query-key and output-value products) where not all of
+    them have it.
     """
     dense = results["method"].startswith("dense")
     start, decay = (_forms(arguments, switch, dense) for switch in ("spectral", "wd2fd"))
@@ -31,8 +32,10 @@ def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
         words.append("CRS")
     text = " & ".join(words) or ("" if dense else PLAIN)
     if dense:
-        return f"dense, {text}" if text else "dense"
-    return f"deep {text}" if arguments.get("square") else text
+        text = f"dense, {text}" if text else "dense"
+    elif arguments.get("square"):
+        text = f"deep {text}"
+    return f"{text}, student" if arguments.get("mode") == "student" else text
 
 
 def _forms(arguments: Mapping[str, Any], switch: str, dense: bool) -> str | None:

@@ -22,7 +22,7 @@ class Planned:
     @property
     def command(self) -> str:
         """Return what runs it."""
-        return f"{self.study}/generated-scripts/{self.setting}.sh"
+        return f"python -m paper run {self.study} --only {self.setting}"
 
 
 def planned(study: Study, setting: Setting) -> list[Planned]:

@@ -5,7 +5,6 @@ and what to do next.
 """
 
 import contextlib
-import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -16,30 +15,38 @@ from tqdm import tqdm
 
 from lab.cli import Parser, number
 
-from .figures import curves, scalars
-from .statistics import mean_and_spread, paired_difference
-from .tables import table
+from .charts import draw
+from .figures import course, learning_curves
+from .method import PLAIN
+from .results import Run, find
+from .statistics import paired_difference
+from .summary import Options, sections, table_of
+from .tables import as_text
 
 STUDY = Path(__file__).resolve().parent.parent / "pytorch_resnet_cifar10"
 FACTORIZED = ["--rank-scale", "0.111"]
 METHODS = {
     "dense": [],
-    "plain": FACTORIZED,
-    "spectral": [*FACTORIZED, "--spectral"],
-    "Frobenius": [*FACTORIZED, "--wd2fd"],
-    "both": [*FACTORIZED, "--spectral", "--wd2fd"],
+    PLAIN: FACTORIZED,
+    "SI": [*FACTORIZED, "--spectral"],
+    "FD": [*FACTORIZED, "--wd2fd"],
+    "SI & FD": [*FACTORIZED, "--spectral", "--wd2fd"],
 }
 # Three epochs are 135 steps. So that decay acts at all in so few, its coefficient is 50 times the paper's.
 SHARED = (
     "--data digits --arch resnet20 --epochs 3 --batch-size 32 --lr 0.02 --weight-decay 5e-3 --channels-last".split()
 )
 
+STEPS = 3 * 45
+COLUMNS = ("trials", "parameters", "training loss", "last", "difference", "seconds")
+NORM = "mean Frobenius norm of the convolutions"
+
 INTRODUCTION = """\
 A ResNet20 whose convolutions are products U VT of two thin matrices keeps 24 % of its parameters, and trains faster.
 What it loses in accuracy depends on two things that cost nothing:
-  spectral    initialization: the factors start from the singular value decomposition of the dense network's initial
-              weights, and not as random matrices of their own
-  Frobenius   decay: weight decay acts on the product U VT, and not on U and VT
+  SI   spectral initialization: the factors start from the singular value decomposition of the dense network's initial
+       weights, and not as random matrices of their own
+  FD   Frobenius decay: weight decay acts on the product U VT, and not on U and VT
 Training it on images of digits, dense and factorized four ways, with {seeds} seeds each:
 """
 
@@ -94,39 +101,22 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     seeds = range(args.seeds)
     print(INTRODUCTION.format(seeds=args.seeds))
-    runs = {name: [args.out / name / str(seed) for seed in seeds] for name in METHODS}
+    folders = {name: [args.out / name.replace(" & ", "+") / str(seed) for seed in seeds] for name in METHODS}
     # One thread to a process: such small images leave nothing for a second one to do.
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        started = [pool.submit(train, name, seed, runs[name][seed]) for seed in seeds for name in METHODS]
+        started = [pool.submit(train, name, seed, folders[name][seed]) for seed in seeds for name in METHODS]
         for training in tqdm(started, desc="training", unit="run", dynamic_ncols=True):
             training.result()
-    results = {name: [json.loads((run / "results.json").read_text()) for run in runs[name]] for name in METHODS}
-    figure = args.out / "curves.png"
-    panels = {
-        "train/loss": "training loss",
-        "valid/acc": "test accuracy (%)",
-        "metric/FrobNorm": "mean Frobenius norm of the convolutions",
-    }
-    curves(runs, panels, figure, offset=1)
-    show(results, {name: [scalars(run, "train/loss")[1][-1] for run in runs[name]] for name in METHODS}, figure)
+    show({name: find(folders[name]).runs for name in METHODS}, args.out / "curves.png")
 
 
-def show(results: dict[str, list[dict]], losses: dict[str, list[float]], figure: Path) -> None:
-    """Print the table of the runs' results and last training losses, and what there is to see."""
-    accuracies = {name: [result["final test accuracy"] for result in results[name]] for name in METHODS}
-    gains = {name: paired_difference(accuracies[name], accuracies["plain"]) for name in METHODS if name != "plain"}
-    rows = []
-    for name in METHODS:
-        first = results[name][0]
-        numbers = mean_and_spread(losses[name], 2), mean_and_spread(accuracies[name]), gains.get(name, "")
-        seconds = sum(result["seconds"] for result in results[name]) / len(results[name])
-        rows.append((name, f"{first['compressed parameter count']:,}", *numbers, f"{seconds:.0f}"))
-    print()
-    head = ("ResNet20 on digits", "parameters", "training loss", "test accuracy (%)", "against plain", "seconds")
-    print(table(head, rows))
-    seeds = len(results["plain"])
-    print(f"Mean and standard deviation of {seeds} seeds; differences pair by pair, with their 95 % interval.\n")
-    sure = [name for name in ("spectral", "Frobenius", "both") if gains[name].is_beyond_chance]
+def show(runs: dict[str, list[Run]], figure: Path) -> None:
+    """Draw the figure, and print the table of the runs' results and what there is to see."""
+    norm = course({name: [run.curves for run in trials] for name, trials in runs.items()}, "metric/FrobNorm", NORM)
+    draw([*learning_curves(runs), *filter(None, [norm])], figure)
+    (section,) = sections(run for trials in runs.values() for run in trials)
+    print(f"\n{as_text(table_of(section, Options(columns=COLUMNS)))}\n")
+    final = {name: [run.results["final"] for run in trials] for name, trials in runs.items()}
+    sure = [name for name in ("SI", "FD", "SI & FD") if paired_difference(final[name], final[PLAIN]).is_beyond_chance]
     verdict = f"The difference in accuracy to plain is beyond chance for: {', '.join(sure) or 'none of the three'}."
-    steps = 3 * 45
-    print(EXPLANATION.format(figure=figure, verdict=verdict, steps=steps))
+    print(EXPLANATION.format(figure=figure, verdict=verdict, steps=STEPS))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paper.figures import scalars
+from paper.events import scalars
 
 # At width 1, as oneDNN crashes in the backward pass of a strided 1 x 1 convolution of four channels in channels-last
 # order, which is also the order that a compiled network uses.

@@ -10,7 +10,7 @@ from deficient import data, settings
 from deficient.networks import Config, build
 
 from lab import devices
-from paper.figures import scalars
+from paper.events import scalars
 from tests.processes import torchrun
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from lab.record import Record, revision
-from paper.figures import scalars
+from paper.events import scalars
 from tests.lab.summaries import summary
 from tests.processes import HEAD
 

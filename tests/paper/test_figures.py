@@ -1,54 +1,117 @@
-"""Figures of runs' events, tables, and the statistics in them."""
+"""Figures of runs: what they show, and that names do not lie on each other."""
 
-import math
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
-import scipy.stats
 
-from lab.record import Record
-from paper.figures import curves
-from paper.statistics import mean_and_spread, paired_difference
-from paper.tables import table
+from lab.cli import UserError
+from paper import figures
+from paper.cells import group
+from paper.charts import Line, Panel, _apart, draw, styles
+from paper.figures import against, course, facets
+from paper.results import find
+from tests.paper.samples import FD, SI, make_run
+
+GRID = {"plain": {}, "SI": SI, "FD": FD, "SI & FD": SI | FD}
 
 
-def test_curves(tmp_path):
-    """Equal last values: their names must not lie on each other."""
-    runs = {name: [tmp_path / name / str(seed) for seed in range(2)] for name in ("one", "two", "three")}
-    for seed, folder in enumerate(folder for folders in runs.values() for folder in folders):
-        record = Record(folder, is_main=True)
-        for step in range(3):
-            record.scalars({"valid/a": 1.0, "b": 2.0 + seed % 2 + step}, step)
-        record.close()
-    curves(runs, {"valid/a": "A", "b": "B"}, tmp_path / "figure.png", offset=1)
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Four methods at two doses and two scales, two trials each, and a dense network."""
+    tree = tmp_path_factory.mktemp("tree")
+    for scale, dose in ((0.111, 4.0), (0.111, 1.0), (0.333, 4.0)):
+        for index, (method, arguments) in enumerate(GRID.items()):
+            for seed in (1, 2):
+                arguments = {**arguments, "rank_scale": scale, "decay_budget": dose}
+                head = {"rank_scale": scale, "decay_budget": dose, "ratio": 2 * scale, "seed": seed}
+                final = 60 + 10 * index + dose + seed
+                make_run(tree / f"{method}-{scale}-{dose}/{seed}", arguments, final=final, best=final, **head)
+    dense = {"method": "dense", "rank_scale": 0.0, "parameters": 269722, "ratio": 1.0, "decay_budget": 4.0}
+    make_run(tree / "dense/1", {"rank_scale": 0.0, "decay_budget": 4.0}, final=95.0, best=95.0, **dense)
+    return tree
+
+
+def test_the_figures_of_a_tree(tree, tmp_path, capsys):
+    figures.main(["pytorch_resnet_cifar10", "--from", str(tree), "--out", str(tmp_path / "out")])
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    stems = {name.removeprefix("resnet20-digits-").rpartition(".")[0] for name in names}
+    assert {name.rpartition(".")[2] for name in names} == {"png", "svg"} and len(names) == 2 * len(stems)
+    facets = ("rank-scale_0.111-decay_B-1", "rank-scale_0.111-decay_B-4", "rank-scale_0.333")
+    assert stems == {f"{facet}-{kind}" for facet in facets for kind in ("curves", "norms")} | {
+        "decay_B-4-against-ratio", "decay_B-4-against-rank-scale", "rank-scale_0.111-against-decay"
+    }  # fmt: skip
+    assert capsys.readouterr().out.count(" and .svg\n") == len(names) // 2
+    svg = (tmp_path / "out/resnet20-digits-rank-scale_0.111-against-decay.svg").read_text()
+    texts = ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
+    assert {"plain", "SI", "FD", "SI & FD", "decay budget", "accuracy (%), last epoch"} <= set(texts)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    figures.main(["pytorch_resnet_cifar10", "--from", str(tree), "--out", str(tmp_path / "out")])
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}  # byte for byte
+
+
+def test_points_are_the_trials(tree):
+    cells = [cell for cell in group(find([tree]).runs) if cell.label("rank scale") != "0.333"]
+    (facet,) = [members for _, members in facets(cells, ["decay"])]
+    panel = against(facet, "last", "accuracy", "decay budget", lambda run: run.results["decay budget"], 5)
+    lines = {line.name: line for line in panel.lines}
+    assert lines["SI"].x == (1.0, 4.0) and lines["SI"].values == ((72.0, 73.0), (75.0, 76.0))
+    assert lines["dense"].x == (4.0,)  # one dose alone is a point
+    by_ratio = against(cells, "last", "accuracy", "ratio", lambda run: run.results["ratio"], 5)
+    assert by_ratio is None  # a single size has no course
+
+
+def test_dense_networks_belong_to_all_sizes(tree):
+    found = {common.get("rank scale"): members for common, members in facets(group(find([tree]).runs), ["decay"])}
+    assert set(found) == {"0.111", "0.333"}
+    assert all([cell.method for cell in members].count("dense") == 1 for members in found.values())
+
+
+def test_by_arm(tree, tmp_path, capsys):
+    flags = ["pytorch_resnet_cifar10", "--from", str(tree), "--out", str(tmp_path), "--by", "arm"]
+    figures.main([*flags, "--only", "SI*0.111*"])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "resnet20-digits-curves.png", "resnet20-digits-norms.png"
+    ]  # fmt: skip
+    assert "SI-0.111-1.0" in (tmp_path / "resnet20-digits-norms.svg").read_text()
+
+
+def test_course_is_of_the_epochs_that_all_trials_have():
+    curves = [{"a": ([0, 1, 2], [1.0, 2.0, 3.0])}, {"a": ([0, 1], [5.0, float("nan")])}, {}]
+    panel = course({"one": curves, "none": [{}]}, "a", "A", offset=1)
+    assert panel.lines == (Line("one", (1.0,), ((1.0, 5.0),)),)
+    assert course({"one": curves}, "b", "B") is None
+
+
+def test_styles_are_those_of_the_methods():
+    """Whatever else is drawn: a reader of two figures must not take one method for another."""
+    assert styles(["SI", "plain"])["SI"] == styles(["dense", "other", "SI"])["SI"]
+    several = styles(["other", "more", "SI & FD", "plain"])
+    assert len({style[:2] for style in map(tuple, several.values())}) == 4
+    assert len(styles(map(str, range(20)))) == 20
+
+
+def test_names_are_moved_apart():
+    assert _apart([0.2, 0.5], 0.1) == [0.2, 0.5]
+    assert _apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert _apart([1.0, 1.0], 0.1) == pytest.approx([0.9, 1.0])  # never above the panel
+    moved = _apart([0.1, 0.11, 0.19, 0.8], 0.1)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in zip(moved, moved[1:])) and moved[3] == 0.8
+
+
+def test_files(tmp_path):
+    lines = tuple(Line(name, (0.0, 1.0), ((1.0, 2.0), (3.0, 3.0))) for name in ("one", "two <b>"))
+    draw([Panel("A", "x", lines), Panel("B", "x", lines, points=True)], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
-    with pytest.raises(KeyError):
-        curves(runs, {"c": "C"}, tmp_path / "other.png")
-    assert not (tmp_path / "other.png").exists()
+    svg = (tmp_path / "figure.svg").read_text()
+    assert "two &lt;b&gt;" in svg and not re.search(r"\d{4}-\d\d-\d\dT", svg)
 
 
-def test_table():
-    text = table(("name", "value"), [("a", 1), ("longer", 20.5)])
-    assert text.splitlines() == ["| name   | value |", "|--------|------:|", "| a      |     1 |", "| longer |  20.5 |"]
-
-
-def test_paired_difference_is_that_of_the_t_test():
-    values, base = [93.1, 94.7, 94.2, 90.0], [69.4, 70.8, 81.9, 88.0]
-    found = paired_difference(values, base)
-    theirs = scipy.stats.ttest_rel(values, base).confidence_interval(0.95)
-    assert found.mean - found.half_width == pytest.approx(theirs.low)
-    assert found.mean + found.half_width == pytest.approx(theirs.high)
-    assert found.is_beyond_chance == (theirs.low > 0)
-
-
-def test_one_pair_says_nothing():
-    found = paired_difference([2.0], [1.0])
-    assert (found.mean, found.half_width, found.is_beyond_chance, str(found)) == (1.0, math.inf, False, "+1.0")
-    assert str(paired_difference([2.0, 4.0], [1.0, 1.0])).startswith("+2.0 ± 12.7")  # t of one degree of freedom
-    with pytest.raises(ValueError, match="2 and 1 values do not form pairs"):
-        paired_difference([1.0, 2.0], [1.0])
-
-
-def test_mean_and_spread():
-    assert mean_and_spread([1.0, 3.0]) == "2.0 ± 1.4"
-    assert mean_and_spread([1.0], 2) == "1.00"
+def test_nothing_to_draw(tmp_path):
+    folder = make_run(tmp_path / "a/1")
+    for events in folder.glob("events.*"):
+        events.unlink()
+    with pytest.raises(UserError, match="nothing to draw"):
+        figures.main(["pytorch_resnet_cifar10", "--from", str(folder), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

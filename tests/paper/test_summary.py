@@ -101,7 +101,7 @@ def test_the_grid_is_shown_with_its_commands(study, tmp_path, monkeypatch, capsy
     out = capsys.readouterr().out
     for setting in STUDIES[study].settings:
         training = sum(command.training for command in setting.commands)
-        assert out.count(f"{study}/generated-scripts/{setting.name}.sh\n") == training
+        assert out.count(f"python -m paper run {study} --only {setting.name}\n") == training
         assert len({plan.labels for plan in planned(STUDIES[study], setting)}) == training
 
 
@@ -115,8 +115,8 @@ def test_a_run_fills_its_cell(tmp_path, monkeypatch, capsys):
     summary.main(flags)
     lines = capsys.readouterr().out.splitlines()
     both = next(line for line in lines if line.startswith("SI & FD"))
-    assert re.search(r" 94\.00 .* 94\.34$", both) and not both.endswith(".sh")
-    assert sum(line.endswith(".sh") for line in lines) == 3
+    assert re.search(r" 94\.00 .* 94\.34$", both) and "paper run" not in both
+    assert sum("paper run" in line for line in lines) == 3
     assert "  Published: Khodak et al. 2021, Table 1, through a quotation." in lines
     keep.main([str(folder), "--to", str(tmp_path / "results")])  # the record of it fills the cell, too
     (folder / "results.json").unlink()

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from paper.figures import scalars
+from paper.events import scalars
 from tests.resnet import tiny
 
 FLAGS = tiny.words("--rank-scale 0.111 --wd2fd --spectral --lr 0.01 --epochs 2")

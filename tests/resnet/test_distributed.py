@@ -7,7 +7,7 @@ import torch
 
 from lab.cli import UserError
 from lab.data.batches import Batches
-from paper.figures import scalars
+from paper.events import scalars
 from tests import processes
 from tests.resnet import shares, tiny
 

@@ -11,7 +11,7 @@ import torch
 import trainer
 
 from lab.cli import run
-from paper.figures import scalars
+from paper.events import scalars
 from tests.processes import VARYING
 from tests.resnet import tiny
 

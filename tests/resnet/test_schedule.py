@@ -3,7 +3,7 @@
 import pytest
 import trainer
 
-from paper.figures import scalars
+from paper.events import scalars
 from tests.resnet import tiny
 
 RATES = {

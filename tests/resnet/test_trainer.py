@@ -12,7 +12,7 @@ from resnet import resnet
 import factorized
 from lab.cli import UserError
 from lab.data.batches import MEAN, STD
-from paper.figures import scalars
+from paper.events import scalars
 from tests.processes import HEAD
 from tests.resnet import tiny
 

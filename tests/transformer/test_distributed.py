@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from paper.figures import scalars
+from paper.events import scalars
 from tests import processes
 from tests.transformer import tiny
 

@@ -11,7 +11,7 @@ from fairseq.trainer import Trainer
 
 from lab import checkpoint
 from lab.cli import UserError
-from paper.figures import scalars
+from paper.events import scalars
 from tests.processes import VARYING
 from tests.transformer import tiny
 

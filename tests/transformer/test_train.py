@@ -10,7 +10,7 @@ from fairseq import checkpoint as translation_checkpoint
 from fairseq.corpus import find_languages, load_dictionaries, load_split
 from fairseq.transformer import build_model
 
-from paper.figures import scalars
+from paper.events import scalars
 from tests.transformer import tiny
 
 SMOOTHED = "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"

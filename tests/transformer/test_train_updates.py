@@ -11,7 +11,7 @@ from fairseq.trainer import Trainer
 
 from lab import devices
 from lab.cli import RunError, UserError
-from paper.figures import scalars
+from paper.events import scalars
 from tests.transformer import tiny
 
 

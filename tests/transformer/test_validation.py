@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.validation import Validation
 
-from paper.figures import scalars
+from paper.events import scalars
 from tests.transformer import tiny
 
 LEARNING = "--optimizer adam --lr 0.01 --lr-scheduler fixed --clip-norm 1 --dropout 0 --relu-dropout 0 --no-diagnostics"
