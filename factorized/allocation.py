@@ -21,7 +21,7 @@ class Options(NamedTuple):
     """what is left out: the sum of the squared singular values beyond the rank"""
 
 
-def options(spectrum: Sequence[float], ranks: Sequence[int], costs: Sequence[float], dense: float) -> Options:
+def options(spectrum: numpy.ndarray, ranks: Sequence[int], costs: Sequence[float], dense: float) -> Options:
     """Return what a layer can become.
 
     Args:
@@ -30,7 +30,7 @@ def options(spectrum: Sequence[float], ranks: Sequence[int], costs: Sequence[flo
         costs: of these ranks.
         dense: cost of the dense layer; ranks that cost as much are left out.
     """
-    values = numpy.asarray(spectrum, dtype=float)
+    values = spectrum.astype(float)
     tails = numpy.append(values[::-1].cumsum()[::-1], 0.0)  # what is beyond every rank, without cancellation
     possible, prices = numpy.asarray(ranks, dtype=int), numpy.asarray(costs, dtype=float)
     smaller = prices < dense
