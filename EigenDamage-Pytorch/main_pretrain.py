@@ -8,6 +8,7 @@ from lab.cli import Parser, UserError, mistakes, number, run
 
 # isort: split
 import torch
+from eigendamage import data as image_sets
 from eigendamage import networks
 from torch import nn
 
@@ -24,24 +25,13 @@ FILES = (CHECKPOINT, BEST)
 WHAT = {CHECKPOINT: "is the last network, to go on from", BEST: "the best", "results.json": "the numbers"}
 MOMENTUM = 0.9
 
-# Mean and standard deviation of the channels, for pixels in [0, 1]. Other image sets get those of ImageNet.
-NORMALIZATION = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "cinic-10": ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)),
-    "tiny_imagenet": (
-        (0.48024578664982126, 0.44807218089384643, 0.3975477478649648),
-        (0.2769864069088257, 0.26906448510256, 0.282081906210584),
-    ),
-}
-
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="main_pretrain.py", description=__doc__)
     add = parser.add_argument
     count, positive, real = number(int, least=0), number(int, least=1), number(float, least=0)
-    sets = f"{', '.join(NORMALIZATION)}, digits, or a folder with train/CLASS/* and test/CLASS/*"
+    sets = f"{', '.join(image_sets.NORMALIZATION)}, digits, or a folder with train/CLASS/* and test/CLASS/*"
     # fmt: off
     add("--network", choices=networks.NETWORKS, default="vgg", help="network (default vgg)")
     add("--depth", type=int, default=19, help="vgg: 11, 13, 16, 19 (default); resnet: 6n + 2; presnet: 9n + 2")
@@ -105,14 +95,6 @@ def learning_rate(args: argparse.Namespace, epoch: int) -> float:
     return args.learning_rate * 0.1 ** training.drops(epoch, args.epoch)
 
 
-def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
-    """Return the batches to train, validate and test on, normalized with the statistics of their data set."""
-    options = dict(zip(("mean", "std"), NORMALIZATION.get(args.dataset, ())))
-    return training.load_batches(
-        args.dataset, args, computing, batch_size=args.batch_size, evaluation_size=256, **options
-    )
-
-
 @torch.no_grad()
 def layer_metrics(model: nn.Module) -> dict[str, float]:
     """Return mean norm and non-orthogonality of the factorized layers by TensorBoard tag; nothing if all are dense."""
@@ -133,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     request = "auto" if args.auto_resume else str(folder / CHECKPOINT) if args.resume else args.load_path
     flag = "--load_path" if args.load_path else "--resume"
     with Run.open(folder, args, computing, FILES, request=request, flag=flag, again="--auto-resume") as run:
-        data = load_data(args, computing)
+        data = image_sets.load(args.dataset, args, computing, args.batch_size)
         model, counts = build_model(args, len(data[0].data.classes))
         train(run, computing.place(model), counts, data)
 

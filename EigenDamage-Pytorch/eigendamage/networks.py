@@ -2,8 +2,10 @@
 
 import argparse
 
+import torch
 from torch import nn
 
+from factorized import Tucker2Conv2d
 from lab import flags
 
 from .presnet import PreResNet
@@ -43,6 +45,21 @@ def build(network: str, depth: int, num_classes: int, kaiming: bool = False) -> 
         return VGG(depth, num_classes, kaiming)
     kind, convs = _RESIDUAL[network]
     return kind((depth - 2) // convs, num_classes)
+
+
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
+    """Let a network of `build`, pruned perhaps, begin anew: draw its weights as if it had been built so.
+
+    Args:
+        generator: on the CPU; what is drawn follows from it alone.
+    """
+    devices = [parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"][:1]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm2d, nn.Linear, Tucker2Conv2d)):
+                module.reset_parameters()
+        model.start()
 
 
 def factorize(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, flags.Factorization]:

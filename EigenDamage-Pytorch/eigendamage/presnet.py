@@ -55,6 +55,10 @@ class PreResNet(nn.Module):
         self.layer3 = stage(Bottleneck, blocks, 128, 256, 2)
         self.bn = nn.BatchNorm2d(256)
         self.fc = nn.Linear(256, num_classes)
+        self.start()
+
+    def start(self) -> None:
+        """Draw the weights of convolutions, and let normalizations begin."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -56,6 +56,10 @@ class ResNet(nn.Module):
         self.layer2 = stage(BasicBlock, blocks, 64, 128, 2)
         self.layer3 = stage(BasicBlock, blocks, 128, 256, 2)
         self.linear = nn.Linear(256, num_classes)
+        self.start()
+
+    def start(self) -> None:
+        """Draw the weights of convolutions and classifier."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)

@@ -43,6 +43,16 @@ class VGG(nn.Module):
                 self.feature.extend([conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
                 channels = width
         self.classifier = nn.Linear(channels, num_classes)
+        self._start_classifier(kaiming)
+
+    def start(self) -> None:
+        """Draw the weights of convolutions and classifier, that one with a standard deviation of 0.01."""
+        for module in self.feature:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        self._start_classifier(False)
+
+    def _start_classifier(self, kaiming: bool) -> None:
         if kaiming:
             nn.init.kaiming_normal_(self.classifier.weight)
         else:

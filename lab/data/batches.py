@@ -4,6 +4,7 @@ An image's crop and mirroring are one row of a table that says, for every pixel 
 goes there; one gather then pads, crops and mirrors the batch.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,12 @@ class Batches:
                 yield self._normalized(self._cropped(chosen, crops[part])), labels.index_select(0, chosen)
             else:
                 yield self._normalized(images[part]), labels[part]
+
+    def as_they_are(self, batch_size: int) -> "Batches":
+        """Return batches of the same images, in order, neither cropped nor mirrored."""
+        plain = copy.copy(self)
+        plain.train, plain.batch_size = False, batch_size
+        return plain
 
     def _part(self, batch: int) -> tuple[int, int]:
         """Return first and last + 1 of this process's positions in the pass."""

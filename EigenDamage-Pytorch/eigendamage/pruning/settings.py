@@ -1,0 +1,243 @@
+"""What a pruning run is asked to do: flags, a configuration, and what the network to prune says of itself."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import devices
+from lab.cli import Parser, UserError, mistakes, number
+
+from . import configs
+from .counting import COSTS
+from .methods import CORRECTIONS, METHODS, Scoring
+from .start import Start
+from .step import Pruner, Target
+
+DATA_DIR = Path(__file__).resolve().parents[3] / "data"
+EPOCHS, LR, DECAY, LIMIT = 150, 1e-3, 1e-4, 0.95
+BATCH_SIZES = {"vgg": 128}  # and 64
+LABELS = ("sampled", "given")
+SCORES = ("exact", "published")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One removal, and the fine-tuning after it."""
+
+    epochs: int
+    lr: float
+    weight_decay: float
+    target: Target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run: rounds of removal and fine-tuning, one after another, that start from one network."""
+
+    folder: Path
+    start: Start
+    data: str
+    batch_size: int
+    pruner: Pruner
+    rounds: tuple[Round, ...]
+    args: argparse.Namespace
+    """the flags with what they lead to, as `lab.run.Run` keeps them"""
+
+    @property
+    def epochs(self) -> int:
+        """Of all rounds."""
+        return sum(r.epochs for r in self.rounds)
+
+
+def build_parser(prog: str, description: str | None, methods: Sequence[str]) -> Parser:
+    """Return the parser of the command line of a program that knows these methods."""
+    parser = Parser(prog=prog, description=description)
+    count, positive, real = number(int, least=0), number(int, least=1), number(float, least=0)
+    share = number(float, above=0, most=1)
+    # fmt: off
+    add = parser.add_argument_group("what is pruned").add_argument
+    add("--from", dest="source", type=Path, metavar="DIR|FILE", help="run of main_pretrain.py or ours, or a checkpoint")
+    add("--network", help="as the checkpoint says; a contradiction is an error")
+    add("--depth", type=int, help="likewise")
+    add("--data", "--dataset", help="data set (default: that of the checkpoint)")
+    add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
+    add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
+    add = parser.add_argument_group("pruning").add_argument
+    add("--method", choices=methods, metavar="NAME", help=", ".join(methods))
+    add("--config", "--tmp_config", type=Path, metavar="FILE",
+        help="or JSON with all that; published ones need no file")
+    add("--target-ratio", type=share, metavar="R", help="share of the dense parameters left at the end")
+    add("--cost", choices=COSTS, default=COSTS[0], help="what --target-ratio is a share of (default parameters)")
+    add("--ratio", type=share, metavar="R", help="or share of all scores to go in a round, as published")
+    add("--rounds", type=positive, default=1, metavar="N", help="removals, which share the epochs (default 1)")
+    add("--limit", type=share, metavar="L", help=f"largest share of a layer's units to go in a round (default {LIMIT})")
+    add("--fix-layers", type=count, metavar="N", help="the first N layers lose nothing (default 0)")
+    add("--normalize", action="store_true", help="divide scores by their sum over the layer")
+    add("--labels", choices=LABELS, help="of statistics: drawn from the predictions (default), or as given")
+    add("--samples", type=positive, metavar="N", help="training images for the statistics (default: all)")
+    add("--damping", type=real, default=Scoring().damping, help="of inverses, in mean eigenvalues (default 1e-3)")
+    add("--score", choices=SCORES, default="exact", help="of kron-obd and kron-obs (default exact)")
+    add("--correction", choices=CORRECTIONS, default="joint",
+        help="of kron-obs, c-obs (default joint; published: single)")
+    add("--fix-rotation", action="store_true", help="of methods with rotations: do not train them")
+    add("--re-init", action="store_true", help="train what is left anew, from random weights")
+    add = parser.add_argument_group("fine-tuning").add_argument
+    add("--epochs", type=count, metavar="N", help=f"over all rounds (default {EPOCHS} for each)")
+    add("--batch-size", type=positive, metavar="N", help="images per step (default 128 for a vgg, else 64)")
+    add("--lr", type=real, help="at the start of a round; a tenth from its half, a hundredth from three quarters on "
+        f"(default {LR})")
+    add("--weight-decay", type=real, help=f"coefficient of L2 and Frobenius decay (default {DECAY})")
+    add("--wd2fd", action="store_true", help="Frobenius decay instead of L2 decay on layers in Tucker-2 form")
+    add = parser.add_argument_group("run").add_argument
+    add("--save-dir", type=Path, metavar="DIR", help="folder of the run (default runs/pruning/...)")
+    add("--resume", default="", metavar="FILE|auto", help="checkpoint to go on from; auto: that of --save-dir, if any")
+    add("--overwrite", action="store_true", help="replace the run that --save-dir holds")
+    # fmt: on
+    devices.add_flags(parser)
+    return parser
+
+
+def plans(args: argparse.Namespace) -> list[Plan]:
+    """Return the runs that the command line asks for: one, or one for each ratio and variant of a configuration.
+
+    Raises:
+        UserError: for flags and configurations that contradict or need each other, and as `Start.read`.
+    """
+    if args.config is None:
+        return [_plan(args, {}, args.save_dir or Path("runs/pruning") / (args.method or ""))]
+    if args.method or args.target_ratio or args.ratio or args.rounds > 1:
+        raise UserError(
+            "--config says method, ratios and rounds: leave out --method, --target-ratio, --ratio, --rounds"
+        )
+    found = []
+    variants = configs.read(args.config)
+    for config in variants:
+        folder = _folder(args, config, len(variants) > 1)
+        steps = len(configs.numbers(config, "ratio", args.config))
+        if config.get("prune_mode", configs.MODES[0]) == "iterative" or steps == 1:
+            found.append(_plan(args, config, folder))
+            continue
+        for step in range(steps):  # each ratio starts from the same network
+            one = {key: configs.numbers(config, key, args.config)[step : step + 1] for key in _OF_ROUNDS}
+            found.append(_plan(args, {**config, **one}, folder / str(step)))
+    return found
+
+
+_OF_ROUNDS = ("epoch", "learning_rate", "weight_decay", "ratio")
+
+
+def _folder(args: argparse.Namespace, config: dict[str, Any], several: bool) -> Path:
+    if args.save_dir is not None:
+        return args.save_dir / config["exp_name"] if several else args.save_dir
+    if "summary_dir" in config:
+        return Path(config["summary_dir"]).parent
+    folders = [part for part in args.config.parent.parts if part not in ("/", ".", "..", "configs")]
+    return Path("runs/pruning", *folders, str(config.get("exp_name") or args.config.stem))
+
+
+def _plan(args: argparse.Namespace, config: dict[str, Any], folder: Path) -> Plan:
+    method = configs.FISHER_MODES.get(config["fisher_mode"], config["fisher_mode"]) if config else args.method
+    if method is None:
+        raise UserError(f"give --method ({', '.join(METHODS)}) or --config")
+    if method not in METHODS:
+        raise UserError(f"fisher_mode {method} is pruned by main_prune_separable.py")
+    source = args.source or (Path(config["checkpoint"]) if config.get("checkpoint") else None)
+    if source is None:
+        raise UserError("give the network to prune: --from with the folder of a run of main_pretrain.py")
+    start = Start.read(source)
+    for name, there in (("network", start.network), ("depth", start.depth)):
+        for asked, where in ((getattr(args, name), f"--{name} is"), (config.get(name), f"{args.config} says")):
+            if asked is not None and str(asked) != str(there):
+                raise UserError(f"{source} holds a {start.network}{start.depth}, but {where} {asked}")
+    data = args.data or config.get("dataset") or start.data
+    if data is None:
+        raise UserError(f"{source} does not say which data set it was trained on: give --data")
+    batch_size = args.batch_size or config.get("batch_size") or BATCH_SIZES.get(start.network, 64)
+    rounds = _rounds(args, config)
+    pruner = _pruner(args, config, method)
+    labels = args.labels or (LABELS[0] if configs.truth(config.get("fisher_type", True)) else LABELS[1])
+    re_init = args.re_init or configs.truth(config.get("re_init", False))
+    if args.resume and args.overwrite:
+        raise UserError("--resume continues the run in --save-dir, --overwrite replaces it: give only one")
+    resolved = {
+        "source": source, "network": start.network, "depth": start.depth, "data": data, "method": method,
+        "batch_size": int(batch_size), "labels": labels, "re_init": re_init, "save_dir": folder,
+        "epochs": sum(r.epochs for r in rounds), "limit": pruner.limit, "normalize": pruner.normalize,
+        "fix_layers": pruner.skipped, "fix_rotation": pruner.fixed_rotations,
+        "rounds": [[r.epochs, r.lr, r.weight_decay, *r.target] for r in rounds],
+    }  # fmt: skip
+    for name in ("lr", "weight_decay", "target_ratio", "ratio", "config"):
+        resolved[name] = None  # the rounds have them
+    namespace = argparse.Namespace(**{**vars(args), **resolved})
+    return Plan(folder, start, data, int(batch_size), pruner, rounds, namespace)
+
+
+def _rounds(args: argparse.Namespace, config: dict[str, Any]) -> tuple[Round, ...]:
+    """Return the rounds: those of a configuration, whose numbers flags replace in all of them; or of flags alone."""
+    if config:
+        columns = [configs.numbers(config, key, args.config) for key in _OF_ROUNDS]
+        count = len(columns[0])
+        if args.epochs is not None:
+            columns[0] = _shared(args.epochs, count)
+        for place, value in ((1, args.lr), (2, args.weight_decay)):
+            if value is not None:
+                columns[place] = [value] * count
+        for epochs, lr, decay, ratio in zip(*columns):
+            if epochs < 0 or epochs != int(epochs) or lr < 0 or decay < 0 or not 0 < ratio <= 1:
+                raise UserError(
+                    f"{args.config}: epochs {epochs:g}, rate {lr:g}, decay {decay:g} and ratio {ratio:g} make no "
+                    "round: the first is a count, none is negative, and the last is above 0 and at most 1"
+                )
+        return tuple(Round(int(e), lr, wd, Target("scores", ratio)) for e, lr, wd, ratio in zip(*columns))
+    if (args.target_ratio is None) == (args.ratio is None):
+        raise UserError("give one of --target-ratio, a share of the parameters, and --ratio, a share of the scores")
+    if args.ratio is not None and args.cost != COSTS[0]:
+        raise UserError("--cost has no effect with --ratio, a share of the scores; give --target-ratio")
+    epochs = _shared(EPOCHS * args.rounds if args.epochs is None else args.epochs, args.rounds)
+    lr, decay = LR if args.lr is None else args.lr, DECAY if args.weight_decay is None else args.weight_decay
+    found = []
+    for index, own in enumerate(epochs):
+        if args.ratio is not None:
+            target = Target("scores", args.ratio)
+        else:
+            target = Target(args.cost, args.target_ratio ** ((index + 1) / args.rounds))
+        found.append(Round(int(own), lr, decay, target))
+    return tuple(found)
+
+
+def _shared(epochs: int, rounds: int) -> list[float]:
+    """Return the epochs of each round; what cannot be shared evenly is for the last ones."""
+    return [epochs * (index + 1) // rounds - epochs * index // rounds for index in range(rounds)]
+
+
+def _pruner(args: argparse.Namespace, config: dict[str, Any], method: str) -> Pruner:
+    about = METHODS[method]
+    fixed = args.fix_rotation or configs.truth(config.get("fix_rotation", False)) and about.of_directions
+    needs = {
+        "--fix-rotation": (args.fix_rotation, about.of_directions, "a method with rotations, such as eigendamage"),
+        "--wd2fd": (
+            args.wd2fd,
+            about.of_directions,
+            "a method that leaves layers in Tucker-2 form, such as eigendamage",
+        ),
+        "--score": (args.score != "exact", about.published_kinds is not None, "--method kron-obd or kron-obs"),
+        "--correction": (args.correction != "joint", about.corrects, "--method kron-obs or c-obs"),
+    }
+    for flag, (given, possible, needed) in needs.items():
+        if given and not possible:
+            raise UserError(f"{flag} has no effect without {needed}")
+    with mistakes():
+        limit = args.limit if args.limit is not None else float(config.get("prune_ratio_limit", LIMIT))
+        skipped = args.fix_layers if args.fix_layers is not None else int(config.get("fix_layers", 0))
+    if not 0 < limit <= 1 or skipped < 0:
+        raise UserError(
+            f"{args.config}: prune_ratio_limit {limit:g} must be above 0 and at most 1, fix_layers not negative"
+        )
+    re_init = args.re_init or configs.truth(config.get("re_init", False))
+    scoring = Scoring(args.damping, args.score == "published", "none" if re_init else args.correction)
+    normalize = args.normalize or configs.truth(config.get("normalize", False))
+    return dataclasses.replace(Pruner(method, scoring), limit=limit, normalize=normalize, skipped=skipped,
+                               fixed_rotations=fixed)  # fmt: skip

@@ -1,0 +1,43 @@
+"""Prune a network of main_pretrain.py by second-order information, to a share of its size, and fine-tune what is left.
+
+    python main_prune.py --from runs/pretrain --method eigendamage --target-ratio 0.1
+
+After Wang et al. 2019, "EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis". The methods are c-obd,
+kron-obd, kron-obs, c-obs and eigendamage; activations and hosvd (Tucker-2 by the inputs, or by the weights); and the
+controls magnitude and random.
+"""
+
+from lab.cli import run
+
+# isort: split
+from eigendamage import data
+from eigendamage.pruning import settings
+from eigendamage.pruning.methods import METHODS
+from eigendamage.pruning.rounds import FILES, Cache, Rounds
+
+from lab import devices
+from lab.run import Run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prune as the command line says, and leave the files of each run in its folder."""
+    args = settings.build_parser("main_prune.py", __doc__, tuple(METHODS)).parse_args(argv)
+    cache: Cache = {}
+    for plan in settings.plans(args):
+        prune(plan, cache)
+
+
+def prune(plan: settings.Plan, cache: Cache) -> None:
+    """Do one run, unless it is finished already."""
+    computing = devices.start(plan.args)
+    try:
+        opened = Run.open(plan.folder, plan.args, computing, FILES)
+    except SystemExit:  # which has been said; another run may follow
+        return
+    with opened:
+        batches = data.load(plan.data, plan.args, computing, plan.batch_size)
+        Rounds(opened, plan, batches, cache)()
+
+
+if __name__ == "__main__":
+    run(main, "main_prune.py")

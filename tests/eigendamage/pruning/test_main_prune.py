@@ -1,0 +1,127 @@
+"""Pruning runs from the command line: every method, targets, what is left in the folder."""
+
+import json
+
+import pytest
+import torch
+from eigendamage.pruning.methods import METHODS
+from eigendamage.pruning.pruned import Pruned
+
+import factorized
+from tests.eigendamage import tiny
+from tests.eigendamage.pruning.tiny_prune import prune
+
+DENSE = 1_227_594
+HEAD = "study network data method metric best final epochs seed".split()
+
+
+def load(path):
+    """Return the network in a file of a run, by nothing but what the file says."""
+    state = torch.load(path, weights_only=True)
+    pruned = Pruned.rebuild(state["pruned"])
+    pruned.model.load_state_dict(state["net"])
+    return pruned.model.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_reaches_its_target(dense, tmp_path, method):
+    folder = prune(dense, tmp_path / "run", f"--method {method} --target-ratio 0.1 --epochs 1")
+    results = tiny.results(folder)
+    assert list(results)[:9] == HEAD
+    assert results["method"] == f"pruned: {method}, L2 decay"
+    assert results["dense parameters"] == DENSE and 0.098 * DENSE < results["parameters"] <= 0.1 * DENSE
+    for name in ("checkpoint.t7", "best.t7", "pruned.t7", "round1.t7"):
+        assert factorized.parameter_count(load(folder / name)) == results["parameters"]
+    (entry,) = results["rounds"]
+    assert entry["target"] == {"share": 0.1, "of": "parameters"}
+    assert {"training loss", "test accuracy", "validation accuracy"} <= entry["after removal"].keys()
+    assert entry["after fine-tuning"]["validation accuracy"] == results["final"]
+    assert results["final"] <= results["best"] == results["best validation accuracy"]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "hosvd"])
+def test_a_share_of_the_multiply_adds(dense, tmp_path, method):
+    results = tiny.results(
+        prune(dense, tmp_path, f"--method {method} --target-ratio 0.2 --cost multiply-adds --epochs 0")
+    )
+    assert 0.195 < results["multiply-adds"] / results["dense multiply-adds"] <= 0.2
+    assert results["epochs"] == 0 and results["best"] == results["final"]
+
+
+def test_a_share_of_the_scores(dense, tmp_path):
+    results = tiny.results(prune(dense, tmp_path, "--method magnitude --ratio 0.5 --epochs 0"))
+    (entry,) = results["rounds"]
+    assert (entry["units"], entry["units removed"]) == (1344, 672)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "eigendamage"])
+def test_rounds_share_epochs_and_reach_the_target_step_by_step(dense, tmp_path, method):
+    folder = prune(dense, tmp_path, f"--method {method} --target-ratio 0.04 --rounds 2 --epochs 3")
+    results = tiny.results(folder)
+    shares = [entry["ratio"] for entry in results["rounds"]]
+    assert shares == pytest.approx([0.2, 0.04], rel=0.02) and results["ratio"] == shares[1] <= 0.04
+    assert results["epochs"] == 3 and "2 rounds" in results["method"]
+    assert factorized.parameter_count(load(folder / "round1.t7")) == results["rounds"][0]["parameters"]
+    stats = json.loads((folder / "stats.json").read_text())
+    assert list(stats) == ["0", "1"] and stats["1"]["cr"] == pytest.approx(100 - 100 * shares[1])
+    assert stats["1"]["finetune/test_acc"] == results["final test accuracy"]
+
+
+def test_options_of_the_methods(dense, tmp_path):
+    flags = "--epochs 0 --target-ratio 0.3"
+    words = {
+        "kron-obs --correction single --labels given": "single correction, labels as given",
+        "kron-obd --score published --normalize": "published scores, normalized scores",
+        "c-obs --correction none --samples 16 --damping 0.01": "none correction",
+        "eigendamage --fix-rotation --wd2fd --epochs 1": "fixed rotations, Frobenius decay",
+        "c-obd --re-init --fix-layers 3": "trained anew",
+    }
+    for number, (method, said) in enumerate(words.items()):
+        folder = prune(dense, tmp_path / str(number), f"{flags} --method {method}")
+        assert said in tiny.results(folder)["method"]
+    fixed, layer = load(tmp_path / "3" / "checkpoint.t7"), "layer3.0.conv2"
+    assert not fixed.get_submodule(layer).U.requires_grad and fixed.get_submodule(layer).core.requires_grad
+    before, after = (load(tmp_path / "3" / name).get_submodule(layer) for name in ("pruned.t7", "checkpoint.t7"))
+    assert torch.equal(before.U, after.U) and not torch.equal(before.core, after.core)
+    kept = load(tmp_path / "4" / "pruned.t7")
+    assert [kept.conv1.out_channels, kept.layer1[0].conv1.out_channels, kept.layer1[0].conv2.out_channels] == [64] * 3
+
+
+def test_batch_norm_is_renewed(dense, tmp_path):
+    """The statistics are the means over the batches of what reaches each normalization."""
+    folder = prune(dense, tmp_path, "--method random --target-ratio 0.3 --epochs 0")
+    model = load(folder / "checkpoint.t7")
+    from eigendamage import data
+
+    from lab.data import images
+
+    (train, _) = images.load("digits", tmp_path)
+    batches = images.Batches(
+        train, 16, train=True, seed=0, mean=data.NORMALIZATION.get("digits", ((0.485, 0.456, 0.406),))[0]
+    )
+    means = [model.conv1(pixels).mean((0, 2, 3)) for pixels, _ in batches.epoch(0)]
+    torch.testing.assert_close(model.bn.running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+    assert model.bn.momentum == 0.1
+
+
+def test_a_pruned_network_is_pruned_further(dense, tmp_path):
+    first = prune(dense, tmp_path / "first", "--method c-obd --target-ratio 0.3 --epochs 0")
+    second = prune(first, tmp_path / "second", "--method c-obd --target-ratio 0.1 --epochs 0")
+    results = tiny.results(second)
+    assert results["dense parameters"] == DENSE and results["ratio"] == pytest.approx(0.1, rel=0.02)
+
+
+@pytest.mark.parametrize(("network", "depth"), [pytest.param("vgg", 11, marks=pytest.mark.slow), ("presnet", 11)])
+def test_other_networks(tmp_path, network, depth):
+    dense = tiny.train(tmp_path / "dense", f"--network {network} --depth {depth} --epoch 1")
+    for method in ("magnitude", "hosvd"):
+        results = tiny.results(prune(dense, tmp_path / method, f"--method {method} --target-ratio 0.1 --epochs 0"))
+        assert results["network"] == f"{network}{depth}" and 0.098 < results["ratio"] <= 0.1
+
+
+def test_the_same_seed_gives_the_same_numbers(dense, tmp_path):
+    flags = "--method c-obd --target-ratio 0.1 --epochs 1"
+    one, other, third = (prune(dense, tmp_path / str(n), f"{flags} --seed {seed}") for n, seed in enumerate((1, 1, 2)))
+    states = [torch.load(folder / "checkpoint.t7", weights_only=True) for folder in (one, other, third)]
+    assert all(torch.equal(states[0]["net"][name], states[1]["net"][name]) for name in states[0]["net"])
+    assert states[0]["pruned"] != states[2]["pruned"]
