@@ -7,6 +7,7 @@
     python -m paper keep          keep finished runs as small records in the repository
     python -m paper table         the table of a study, beside published numbers
     python -m paper figures       its figures
+    python -m paper report        one page about runs, to be opened in a browser, also while they go on
     python -m paper docs          write the tables of README.md and docs/ anew from the records in results/
     python -m paper comparison    the commands of a comparison of tensor layers, as JSON
     python -m paper quickstart    see in about two minutes what the methods do
@@ -22,7 +23,7 @@ from lab.cli import UserError, run
 
 # The module of each command; it has the command's name where nothing else is said.
 COMMANDS = dict.fromkeys(("scripts", "run", "status", "results", "diff", "keep", "table", "figures"))
-COMMANDS |= {"docs": None, "comparison": None, "quickstart": None, "run": "sweep", "table": "summary"}
+COMMANDS |= {"report": None, "docs": None, "comparison": None, "quickstart": None, "run": "sweep", "table": "summary"}
 
 
 def main() -> None:

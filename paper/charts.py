@@ -93,7 +93,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             else:
                 axis.xaxis.set_major_locator(MaxNLocator(integer=not panel.points))
             if panel.decades and all(value > 0 for line in panel.lines for values in line.values for value in values):
-                axis.set_yscale("log")
+                _decades(axis)
             axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
@@ -120,6 +120,19 @@ def _draw_points(axis, panel: Panel, style: dict) -> None:
         axis.errorbar(line.x, line.means, yerr=bars, capsize=3, elinewidth=1, **shown)
     if panel.level:
         axis.axhline(panel.level[1], color="#000000", linewidth=1, zorder=1)
+
+
+def _decades(axis) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at a few round values."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    decades = numpy.log10(high / low)
+    steps = (1, 2, 3, 4, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _logarithmic(axis, ticks: Sequence[float]) -> None:

@@ -200,7 +200,7 @@ def _candidates(path: Path) -> Iterator[tuple[str, Path]]:
         yield ("run", path.parent) if path.name == "results.json" else ("record", path)
         return
     for folder, folders, files in os.walk(path):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(folder)
         if "results.json" in files:
             yield "run", here

@@ -81,7 +81,14 @@ class Table:
         return {0} | {i for i, kind in enumerate(kinds) if Code in kind or (kind == {str} and not self._numeric(i))}
 
     def _numeric(self, column: int) -> bool:
-        return all(str(row[column])[-1:].isdigit() for row in self.rows if row[column])
+        return all(_is_number(str(row[column])) for row in self.rows if row[column])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text.removeprefix("B ")))
+    except ValueError:
+        return False
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Collection[int] = ()) -> str:
