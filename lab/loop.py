@@ -48,6 +48,7 @@ class Classifier:
         read_every: the running loss is read from the device after the first step and then every so many, for the
             progress bar and to stop at a loss that is not finite.
         bar: of the whole run, while `fit` is at work.
+        tell: called with the number of epochs that are done whenever the loss is read, while `fit` is at work.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Classifier:
     after_step: Callable[[int, int], None] | None = None
     read_every: int = 50
     bar: tqdm | None = field(default=None, repr=False)
+    tell: Callable[[float], None] | None = field(default=None, repr=False)
 
     def train_epoch(self, batches: Batches, epoch: int) -> Averages:
         """Train for one pass and return the averages, measured in training mode as it goes.
@@ -83,6 +85,8 @@ class Classifier:
             if iteration == 0 or (iteration + 1) % self.read_every == 0:
                 averages = _finite(_averages(totals), f"epoch {epoch + 1}, batch {iteration + 1}")
                 self._show(averages)
+                if self.tell:
+                    self.tell(epoch + (iteration + 1) / len(batches))
             if self.bar is not None:
                 self.bar.update(min(batches.batch_size, len(batches.data) - iteration * batches.batch_size))
         return _finite(_averages(self.computing.sum(totals)), f"epoch {epoch + 1}")
@@ -156,7 +160,12 @@ def fit(
         RunError: if a loss is not finite.
     """
     last = None
+
+    def tell(done: float) -> None:
+        record.progress(done, epochs, "epochs")
+
     with _bar_of_run(classifier, len(train.data), first_epoch, epochs) as bar:
+        classifier.tell = tell
         for index in range(first_epoch, epochs):
             bar.set_description(f"epoch {index + 1} of {epochs}")
             for group in classifier.optimizer.param_groups:
@@ -176,6 +185,7 @@ def fit(
                 f"{time.perf_counter() - started:.1f} s, {len(train.data) / seconds:,.0f} images/s"
             )
             last = Epoch(index, trained, validated, best, best_epoch, is_best)
+            tell(index + 1)
             if after_epoch:
                 after_epoch(last)
     return last
@@ -190,7 +200,7 @@ def _bar_of_run(classifier: Classifier, images: int, first_epoch: int, epochs: i
         try:
             yield bar
         finally:
-            classifier.bar = None
+            classifier.bar = classifier.tell = None
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What a run leaves in its folder besides checkpoints, and what it shows while it runs.
 
-A folder holds `args.json`, TensorBoard events, the trainer's checkpoints and, once the run is finished, `results.json`.
+A folder holds `args.json`, TensorBoard events, the trainer's checkpoints and, once the run is finished, `results.json`;
+until then `progress.json` says how far it is.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from .checkpoint import save_json
 from .cli import printable
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRESS = "progress.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Record:
     def __init__(self, folder: Path, is_main: bool, first_epoch: int = 0, seconds: float = 0.0):
         self.folder, self.is_main = folder, is_main
         self._started = time.time() - seconds
+        self._told: tuple[float, float] | None = None  # when, and how far the run was then, at the first report
+        self._next = 0.0  # when the next report is due
         self._events: Any = None
         if is_main:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed to parse flags
@@ -98,6 +102,21 @@ class Record:
             tqdm.write("\n".join(map(printable, text.split("\n"))))
             sys.stdout.flush()
 
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """Write into `progress.json` how far the run is and how fast in this part of it, at most once a second.
+
+        Args:
+            done: units that are done, of `total`; those of earlier parts, too.
+            unit: its name, in the plural.
+        """
+        now = time.monotonic()
+        if self.is_main and now >= self._next:
+            then, first = self._told = self._told or (now, done)
+            rate = (done - first) / (now - then) if now > then else 0.0
+            state = {"done": done, "total": total, "unit": unit, "rate": rate}
+            save_json(self.folder / PROGRESS, state)
+            self._next = now + 1
+
     def results(self, summary: Summary, more: dict) -> None:
         """Write `results.json`: the summary, time, memory and machine, and then the study's own fields."""
         if self.is_main:
@@ -115,6 +134,7 @@ class Record:
             }
             published = {"torch": torch.__version__, "python": platform.python_version()}
             save_json(self.folder / "results.json", {**summary.fields(), **environment, **more, **published})
+            (self.folder / PROGRESS).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the event file."""

@@ -124,7 +124,7 @@ class Training:
         form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
         epochs, updates = self.args.max_epoch, self.args.max_update
         limits = [epochs * math.ceil(len(self.feed.batches(1)) / self._size)] if epochs else []
-        total = min([*limits, *([updates] if updates else [])], default=None)
+        self._total = total = min([*limits, *([updates] if updates else [])], default=None)
         self.record = self.run.begin()
         done = self.trainer.updates
         self.log = Log(self.record, form, self.args.log_interval, epochs=epochs, updates=total, done=done)
@@ -188,6 +188,8 @@ class Training:
             done, made = self.offset, trainer.updates
             trainer.step(update.share, **update.counts)
             self.offset = update.end
+            if self._total:
+                self.record.progress(trainer.updates, self._total, "updates")
             if trainer.updates == made:  # its batches did not fit into memory
                 continue
             if self.log.wants(done, update.end):

@@ -77,3 +77,20 @@ def test_the_revision_is_that_of_the_checkout_itself(tmp_path):
     (tmp_path / "new").touch()
     git(tmp_path, "add", "new")
     assert revision(tmp_path).endswith("-dirty")
+
+
+def test_progress_is_told_at_most_once_a_second_until_the_results_are_there(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    record = Record(tmp_path, is_main=True)
+    path = tmp_path / "progress.json"
+    told = []
+    for clock[0], done in ((100.0, 50), (100.9, 51), (104.0, 60), (110.0, 75)):
+        record.progress(done, 200, "epochs")
+        told.append(json.loads(path.read_text()))
+    assert told[0] == told[1] == {"done": 50, "total": 200, "unit": "epochs", "rate": 0.0}
+    # The 50 epochs of an earlier part do not count: 10 in 4 s, then 25 in 10 s.
+    assert [(state["done"], state["rate"]) for state in told[2:]] == [(60, 2.5), (75, 2.5)]
+    record.results(summary(), {})
+    record.close()
+    assert not path.exists()
