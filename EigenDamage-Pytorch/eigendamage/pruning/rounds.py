@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import factorized
 from lab import checkpoint, training
@@ -19,7 +19,6 @@ from lab.run import Run, plain
 
 from .. import networks
 from .counting import Cost, cost
-from .evaluation import renew_norms
 from .pruned import Pruned
 from .settings import Plan, Round
 from .statistics import Moments, collect
@@ -174,7 +173,7 @@ class Rounds:
         """Measure what the removal left, before and after batch normalization has new statistics, and save that."""
         run, target = self.run, self.plan.rounds[number].target
         before = classifier.evaluate(self.data[2])
-        renew_norms(self.pruned.model, self.data[0].epoch(number), run.computing)
+        self._renew_norms(number)
         after = self._measure(classifier)
         parameters, adds = removed.cost
         share = parameters / self.dense.parameters
@@ -192,6 +191,15 @@ class Rounds:
         )
         net = {"net": self.pruned.model.state_dict(), **self._state(number, first)}
         self._save_all(number, first, classifier, {PRUNED: net})
+
+    def _renew_norms(self, number: int) -> None:
+        """Let batch normalization have the statistics of what reaches it now."""
+        computing = self.run.computing
+        factorized.recalibrate(self.pruned.model, (images for images, _ in self.data[0].epoch(number) if len(images)))
+        for module in self.pruned.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for statistics in (module.running_mean, module.running_var):
+                    computing.sum(statistics).div_(computing.world_size)
 
     def _save_epoch(self, epoch: Epoch, number: int, classifier: Classifier, first: int) -> None:
         run, settings = self.run, self.plan.rounds[number]

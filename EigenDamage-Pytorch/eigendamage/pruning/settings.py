@@ -209,7 +209,7 @@ def _rounds(args: argparse.Namespace, config: dict[str, Any]) -> tuple[Round, ..
 
 
 def _shared(epochs: int, rounds: int) -> list[float]:
-    """Return the epochs of each round; what cannot be shared evenly is for the last ones."""
+    """Return the epochs of each round, as even as whole epochs can be."""
     return [epochs * (index + 1) // rounds - epochs * index // rounds for index in range(rounds)]
 
 
