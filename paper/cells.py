@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from .method import PLAIN, place
-from .results import ASIDE, Run
+from .runs import ASIDE, Run
 from .statistics import Difference, paired_difference
 
 FIELDS = ("network", "data", "layers", "method", "rank scale", "target ratio", "decay", "epochs")
@@ -92,7 +92,7 @@ def fields_of(run: Run) -> dict[str, str]:
         "data": run.data,
         "layers": "" if dense else layers,
         "method": run.method,
-        "rank scale": "" if dense or ratio or layers else f"{results['rank scale']:g}",
+        "rank scale": "" if ratio or layers or not results["rank scale"] else f"{results['rank scale']:g}",
         "target ratio": f"{ratio:g}" if ratio else "",
         "decay": decay_of(run),
         "epochs": f"{results['epochs']:g}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.cli import Parser, UserError
 
-from .results import Run, find, portable
+from .runs import Run, find, portable
 from .tables import text_table
 
 

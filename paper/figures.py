@@ -17,7 +17,8 @@ from lab.cli import Parser, UserError
 from .cells import Cell, budget_of, group, metric_curve
 from .charts import Line, Panel, draw
 from .events import Curves
-from .results import Run, find, places, warn_of
+from .results import warn_of
+from .runs import Run, find, places
 from .scripts import ROOT
 from .summary import Section, add_flags, sections, selected
 

@@ -15,7 +15,8 @@ from lab.checkpoint import write_whole
 from lab.cli import Parser, UserError
 
 from .events import Curves, mean_over_layers
-from .results import FORMAT, RECORDS, Run, Unreadable, find, portable, read_record, warn_of
+from .results import warn_of
+from .runs import FORMAT, RECORDS, Run, Unreadable, find, portable, read_record
 from .scripts import ROOT
 
 # Published tags that hold what a tag of all studies holds, too.

@@ -17,8 +17,10 @@ def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     Besides the words above: `dense`; `CRS` for decay scaled by the compression ratio; `no decay` and `imposed norms` of
     the normalization experiment; `deep` before what has a middle factor, `student` after what learns from a teacher;
     and in brackets the forms of a Transformer (linear layers, query-key and output-value products) where not all of
-    them have it.
+    them have it. Pruned networks have the name of the pruning.
     """
+    if results["method"].startswith("pruned: "):
+        return results["method"].removeprefix("pruned: ").removesuffix(", L2 decay")
     dense = results["method"].startswith("dense")
     start, decay = (_forms(arguments, switch, dense) for switch in ("spectral", "wd2fd"))
     words = [f"SI{start}"] if start is not None else []

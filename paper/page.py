@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ figcaption { color: #555; font-size: .87rem } code, pre { font: .85rem/1.4 ui-mo
 pre { background: var(--soft); padding: .6rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere }
 details { border-bottom: 1px solid var(--line); padding: .3rem 0 } summary { cursor: pointer }
 details > div { display: flex; flex-wrap: wrap; gap: 1.5rem; padding: .5rem 1rem } .pairs td { white-space: normal }
+.pairs td, .pairs th { padding: .1rem .7rem }
 .state { display: inline-block; border: 1px solid; border-radius: .6rem; padding: 0 .5rem; font-size: .8rem }
 .failed { color: #a11 } .running { color: #0b57a4 } .stopped { color: #7a5b00 } .finished { color: #1a6b3c }
 svg.course { background: var(--soft) } input[type=search] { font: inherit; padding: .2rem .5rem; width: 20rem }
@@ -85,6 +87,11 @@ def pairs(values: Mapping[str, Any], heading: str) -> str:
         for name, value in values.items()
     )
     return f'<div><h3>{html.escape(heading)}</h3><table class="pairs"><tbody>{rows}</tbody></table></div>'
+
+
+def _short(value: Any, longest: int = 300) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def courses(curves: Curves, titles: Mapping[str, str]) -> str:

@@ -18,7 +18,8 @@ from lab.cli import Parser, number
 from .charts import draw
 from .figures import course, learning_curves
 from .method import PLAIN
-from .results import Run, find
+from .report import report, write
+from .runs import Found, Run, find
 from .statistics import paired_difference
 from .summary import Options, sections, table_of
 from .tables import as_text
@@ -107,7 +108,12 @@ def main(argv: list[str] | None = None) -> None:
         started = [pool.submit(train, name, seed, folders[name][seed]) for seed in seeds for name in METHODS]
         for training in tqdm(started, desc="training", unit="run", dynamic_ncols=True):
             training.result()
-    show({name: find(folders[name]).runs for name in METHODS}, args.out / "curves.png")
+    found = {name: find(folders[name]) for name in METHODS}
+    show({name: found[name].runs for name in METHODS}, args.out / "curves.png")
+    every = Found([run for name in METHODS for run in found[name].runs], [], [])
+    page = args.out.resolve() / "report.html"
+    write(report(every, "ResNet20 on digits, dense and factorized four ways", {}), page)
+    print(f"All of it on one page, to be opened in a browser: {page}")
 
 
 def show(runs: dict[str, list[Run]], figure: Path) -> None:

@@ -21,7 +21,7 @@ from .events import Curves, curves_of_events
 from .figures import figures
 from .page import courses, page, pairs, picture
 from .reproduce import command_of
-from .results import Found, Run, Unfinished, find, portable
+from .runs import Found, Run, Unfinished, find, portable
 from .status import STATES
 from .summary import Options, Section, sections, table_of
 from .tables import Table, as_html
@@ -150,8 +150,9 @@ def _runs(runs: Sequence[Run]) -> Iterator[str]:
             grid = f"python -m paper run {run.study} --only {run.setting}"
             again.append(f"<p>As a setting of the grid: <code>{html.escape(grid)}</code></p>")
         inner = (
-            f"<div>{courses(run.curves, _COURSES)}</div><div>{pairs(portable(dict(run.arguments)), 'Arguments')}"
-            f"{pairs(portable(dict(run.results)), 'Results')}</div>{''.join(again)}"
+            f"<div>{courses(run.curves, _COURSES)}</div>{''.join(again)}"
+            f"<div>{pairs(portable(dict(run.arguments)), 'Arguments')}"
+            f"{pairs(portable(dict(run.results)), 'Results')}</div>"
         )
         yield _details("finished", head + run.metric, f" <span class=note>{html.escape(str(run.path))}</span>", inner)
 
@@ -167,6 +168,18 @@ def _details(state: str, head: str, more: str, *inner: str, is_open: bool = Fals
 def _passed(found: Found) -> Iterator[str]:
     for path, why in found.passed:
         yield f"<p><code>{html.escape(printable(str(path)))}</code> {html.escape(printable(why))}</p>"
+
+
+def write(text: str, path: Path) -> None:
+    """Write a page.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        write_whole(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def build_parser() -> Parser:
@@ -201,11 +214,7 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], object] = time.
         if not args.watch and not (found.runs or found.unfinished):
             why = "; ".join(f"{path} {why}" for path, why in found.passed[:3])
             raise UserError(why or f"there are no runs in {', '.join(map(str, args.results))}")
-        text = report(found, args.title, pictures, args.watch)
-        try:
-            write_whole(args.out, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
-        except OSError as error:
-            raise UserError(f"cannot write {args.out}: {error.strerror}") from None
+        write(report(found, args.title, pictures, args.watch), args.out)
         print(f"{args.out.resolve()}: {len(found.runs)} finished runs, {len(found.unfinished)} others")
         if not args.watch:
             return

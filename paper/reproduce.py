@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from .results import ASIDE, Run
+from .runs import ASIDE, Run
 
 # The program of each study, and which of its arguments stand without a flag, in order.
 PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -24,6 +24,8 @@ def command_of(run: Run) -> str:
     left to the program.
     """
     program, positions = PROGRAMS[run.study]
+    if run.results["method"].startswith("pruned: "):
+        program = "main_prune.py"
     words = [str(run.arguments[name]) for name in positions if run.arguments.get(name) is not None]
     flags = [word for name, value in run.arguments.items() if name not in positions for word in _flag(name, value, run)]
     return f"cd {run.study} && python {program} {shlex.join([*words, *flags])}".rstrip()

@@ -15,11 +15,12 @@ from typing import Any
 from lab.checkpoint import write_whole
 from lab.cli import Parser, UserError, number
 
-from .cells import FIELDS, Cell, Comparison, group, sort_key
+from .cells import FIELDS, Cell, Comparison, fields_of, group, sort_key
 from .method import ORDER, PLAIN
 from .planned import Planned, planned
 from .published import PUBLISHED
-from .results import Found, Run, add_places, find, places
+from .results import add_places
+from .runs import Found, Run, find, places
 from .studies import STUDIES
 from .tables import FORMS, Code, Spread, Table
 
@@ -216,6 +217,12 @@ def selected(args: argparse.Namespace, found: Found) -> tuple[list[Run], list[Pl
                 plans += planned(study, setting)
     if not runs and not plans:
         raise UserError(f"no run and no setting of {args.study} is named like {args.only}")
+    for name in args.by if runs else ():
+        if not any(name in fields_of(run) or run.value(name) is not None for run in runs):
+            raise UserError(f"no run has {name}; --by takes {', '.join(FIELDS)}, arm, and any argument or result")
+    known = sorted({run.method for run in runs} | {fields_of(run)["arm"] for run in runs if args.by})
+    if args.against != PLAIN and args.against not in known:
+        raise UserError(f"no run is of {args.against}; there are {', '.join(known) or 'none'}")
     return runs, plans
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab.cli import UserError
-from paper import diff, keep, results
+from paper import diff, figures, keep, report, results, summary
 from tests.paper.samples import RESULTS, make_run
 
 
@@ -23,6 +23,8 @@ def record(tmp_path: Path, **changed) -> dict:
     keep.main([str(tmp_path / "x/1"), "--to", str(tmp_path / "k")])
     return {**json.loads((tmp_path / "k/x-1.json").read_text()), **changed}
 
+
+STUDY = "pytorch_resnet_cifar10"
 
 # What is passed over, beside a run that is read: the file, what is in it, and why.
 PASSED = {
@@ -91,6 +93,35 @@ MISTAKES = {
         None),
     "diff of one": (diff, lambda d: [make_run(d / "r")], "required: B"),
     "diff with a foreign file": (diff, lambda d: [make_run(d / "r"), write(d / "x.json", "{}")], "no record of a run"),
+    "table of an unknown study": (summary, lambda d: ["resnet"], "invalid choice: 'resnet'"),
+    "table of nowhere": (summary, lambda d: [STUDY, "--from", d / "nowhere"], "no such file or folder"),
+    "table of an empty folder": (summary, lambda d: [STUDY, "--from", *empty(d / "e")], "no run and no setting"),
+    "table of another study": (
+        summary, lambda d: ["deficient-efficient", "--from", make_run(d / "r")], "no run and no setting of deficient"),
+    "table of nothing so named": (
+        summary, lambda d: [STUDY, "--from", make_run(d / "r"), "--only", "x*"], "is named like x"),
+    "an unknown column": (
+        summary, lambda d: [STUDY, "--from", make_run(d / "r"), "--columns", "f1"], "no column f1, only budget"),
+    "an unknown form": (summary, lambda d: [STUDY, "--format", "html"], "invalid choice: 'html'"),
+    "a mean of no epochs": (summary, lambda d: [STUDY, "--last", "0"], "must be an integer at least 1, not 0"),
+    "grouped by nothing known": (
+        summary, lambda d: [STUDY, "--from", make_run(d / "r"), "--by", "colour"], "no run has colour"),
+    "against nothing known": (
+        summary, lambda d: [STUDY, "--from", make_run(d / "r"), "--against", "adam"], "is of adam; there are plain"),
+    "table into a folder": (
+        summary, lambda d: [STUDY, "--from", make_run(d / "r"), "--out", d], "it is a folder"),
+    "table into nowhere": (
+        summary, lambda d: [STUDY, "--from", make_run(d / "r"), "--out", d / "n/t.md"], "cannot write .*t.md: No such"),
+    "figures of an empty folder": (figures, lambda d: [STUDY, "--from", *empty(d / "e")], "no run and no setting"),
+    "figures of nowhere": (figures, lambda d: [STUDY, "--from", d / "nowhere"], "no such file or folder"),
+    "figures into a file": (
+        figures, lambda d: [STUDY, "--from", make_run(d / "r"), "--out", write(d / "f", "")], "cannot write .*png"),
+    "report of an empty folder": (report, lambda d: [*empty(d / "e"), "-o", d / "r.html"], "there are no runs in"),
+    "report of nowhere": (report, lambda d: [d / "nowhere", "-o", d / "r.html"], "no such file or folder"),
+    "report of a damaged run": (
+        report, lambda d: [write(d / "r/results.json", "{").parent, "-o", d / "r.html"], "is not JSON"),
+    "report into nowhere": (report, lambda d: [make_run(d / "r"), "-o", d / "n/r.html"], "cannot write .*r.html"),
+    "a watch without time": (report, lambda d: [d, "--watch", "0"], "must be an integer at least 1, not 0"),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from paper import figures
 from paper.cells import group
 from paper.charts import Line, Panel, _apart, draw, styles
 from paper.figures import against, course, facets
-from paper.results import find
+from paper.runs import find
 from tests.paper.samples import FD, SI, make_run
 
 GRID = {"plain": {}, "SI": SI, "FD": FD, "SI & FD": SI | FD}

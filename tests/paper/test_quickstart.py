@@ -5,7 +5,7 @@ import re
 import pytest
 
 from paper import quickstart
-from paper.results import find
+from paper.runs import find
 from tests.paper.samples import FD, SI, make_run
 
 ACCURACIES = {  # plain is worse than the others by the same every time, but for one
@@ -38,5 +38,7 @@ def test_what_it_shows(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_whole(tmp_path, capsys):
     quickstart.main(["--seeds", "1", "--out", str(tmp_path)])
-    assert "beyond chance for: none of the three" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "beyond chance for: none of the three" in out
+    assert out.splitlines()[-1].endswith(f"{tmp_path}/report.html") and (tmp_path / "report.html").exists()
     assert (tmp_path / "curves.png").exists()

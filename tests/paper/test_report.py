@@ -18,7 +18,7 @@ from lab.lock import Lock
 from lab.run import plain
 from paper import report
 from paper.reproduce import command_of
-from paper.results import ASIDE, find
+from paper.runs import ASIDE, find
 from tests.paper.samples import SI, make_run
 from tests.processes import REPOSITORY
 

@@ -7,9 +7,9 @@ import pytest
 
 from lab.cli import UserError
 from lab.lock import Lock
-from paper import diff, keep, results
+from paper import diff, keep, results, runs
 from paper.method import method_of
-from paper.results import find
+from paper.runs import find
 from paper.studies import STUDIES
 from tests.paper.samples import ARGUMENTS, FD, RESULTS, SI, make_run
 from tests.processes import HEAD
@@ -22,7 +22,7 @@ def printed(capsys, command, *argv) -> str:
 
 
 def test_what_is_asked_of_results_is_in_all_of_them():
-    assert set(results._HEAD) <= set(HEAD)
+    assert set(runs._HEAD) <= set(HEAD)
 
 
 def test_a_record_gives_what_its_run_gives(tmp_path, capsys):
@@ -103,9 +103,9 @@ def test_states_and_filters(tmp_path, capsys):
 def test_every_setting_is_known_by_the_folder_of_its_runs():
     for study in STUDIES.values():
         for setting in study.settings + study.additions:
-            for marker in results.markers(setting, [3], "/elsewhere/of/it"):
-                assert results.setting_of(study.folder, Path(marker).parent) == setting.name
-        assert results.setting_of(study.folder, Path("/elsewhere/resnet20/1")) is None
+            for marker in runs.markers(setting, [3], "/elsewhere/of/it"):
+                assert runs.setting_of(study.folder, Path(marker).parent) == setting.name
+        assert runs.setting_of(study.folder, Path("/elsewhere/resnet20/1")) is None
 
 
 def test_differences(tmp_path, capsys):
@@ -130,6 +130,10 @@ METHODS = [
 @pytest.mark.parametrize("arguments, method", METHODS)
 def test_methods(arguments, method):
     assert method_of(RESULTS, arguments) == method
+
+
+def test_pruned_networks_have_the_name_of_the_pruning():
+    assert method_of({"method": "pruned: EigenDamage, 3 rounds, L2 decay"}, {}) == "EigenDamage, 3 rounds"
 
 
 def test_methods_of_dense_networks():

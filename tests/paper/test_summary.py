@@ -12,7 +12,7 @@ from lab.cli import UserError
 from paper import keep, summary
 from paper.cells import Comparison, group
 from paper.planned import planned
-from paper.results import find
+from paper.runs import find
 from paper.studies import STUDIES
 from paper.summary import Options, sections, table_of
 from tests.paper.samples import FD, SI, make_run
@@ -96,7 +96,7 @@ def test_repeated_seeds_and_mixed_machines_are_told(tree):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_grid_is_shown_with_its_commands(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("paper.results.ROOT", tmp_path)
+    monkeypatch.setattr("paper.runs.ROOT", tmp_path)
     summary.main([study])
     out = capsys.readouterr().out
     for setting in STUDIES[study].settings:
@@ -106,7 +106,7 @@ def test_the_grid_is_shown_with_its_commands(study, tmp_path, monkeypatch, capsy
 
 
 def test_a_run_fills_its_cell(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("paper.results.ROOT", tmp_path)
+    monkeypatch.setattr("paper.runs.ROOT", tmp_path)
     folder = tmp_path / "EigenDamage-Pytorch/results/resnet_32_x2-cifar10/0.1/spectral+frob/1"
     arguments = SI | FD | {"target_ratio": 0.1, "weight_decay": 1e-4, "decay_budget": None, "rank_scale": 0.0}
     head = {"study": "EigenDamage-Pytorch", "network": "resnet32", "data": "cifar10", "ratio": 0.1}
@@ -128,7 +128,7 @@ def test_a_run_fills_its_cell(tmp_path, monkeypatch, capsys):
 
 
 def test_published_rows_of_other_methods(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("paper.results.ROOT", tmp_path)
+    monkeypatch.setattr("paper.runs.ROOT", tmp_path)
     summary.main(["EigenDamage-Pytorch", "--only", "cifar10-vgg*"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith("GraSP")] == [
