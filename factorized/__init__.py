@@ -12,6 +12,7 @@ After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Fa
 
 from .budget import RankScale, find_rank_scale, parameter_count
 from .decay import FrobeniusDecay, frobgrad
+from .deployment import deploy
 from .groups import describe_decay, parameter_groups
 from .layers.attention import FactorizedAttention, OutputValue, QueryKey
 from .layers.base import FactorizedLayer
@@ -69,6 +70,7 @@ __all__ = [
     "coefficient_for",
     "collect",
     "decay_budget",
+    "deploy",
     "describe_decay",
     "factorize",
     "factorized_modules",

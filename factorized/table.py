@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,16 +96,19 @@ class Summary:
                 cells += ["", ""] if adds is None else [f"{adds:,}", _share(adds, self.multiply_adds)]
             dense = f"dense: {row.reason}" if row.reason else "dense"
             lines.append([*cells, row.path if row.factorized else dense])
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        last = len(widths) - 1
-        aligned = [
-            "  ".join(
-                cell.ljust(widths[column]) if column in (0, 1, last) else cell.rjust(widths[column])
-                for column, cell in enumerate(line)
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([*aligned, self.closing_line])
+        return "\n".join([*aligned(lines, left=(0, 1, len(lines[0]) - 1)), self.closing_line])
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
+    """Return lines of cells as text, columns of one width each; those of `left` to the left and others to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(
+            cell.ljust(widths[column]) if column in left else cell.rjust(widths[column])
+            for column, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def _share(part: int, whole: int | None) -> str:

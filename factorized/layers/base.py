@@ -61,6 +61,16 @@ class FactorizedLayer(nn.Module):
         """
         raise NotImplementedError
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        """Return plain layers that compute the same function one after the other, each with the weight it is to have.
+
+        Empty where there are none. The bias is left to the last one.
+
+        Args:
+            options: their device and dtype.
+        """
+        return ()
+
     @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
         """Return the layer's output for an input."""
@@ -133,6 +143,25 @@ class FactorizedLayer(nn.Module):
             dense.bias.copy_(self.bias)
             dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.to(memory_format=self.memory_format).train(self.training)
+
+    @torch.no_grad()
+    def to_steps(self) -> nn.Sequential | None:
+        """Return plain layers of PyTorch's, one after the other, that compute the same function.
+
+        None where there is no such form, as for grouped convolutions, whose halves would mix the groups.
+        """
+        weight = next(self.parameters())
+        steps = self._steps(device=weight.device, dtype=weight.dtype)
+        if not steps:
+            return None
+        for layer, value in steps:
+            own: Any = layer.weight
+            own.copy_(value.reshape(own.shape)).requires_grad_(weight.requires_grad)
+        last: Any = steps[-1][0]
+        if self.bias is not None:
+            last.bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
+        layers = nn.Sequential(*(layer for layer, _ in steps))
+        return layers.to(memory_format=self.memory_format).train(self.training)
 
 
 class KernelDecay:

@@ -52,6 +52,18 @@ class ChannelConv(FactorizedConv):
             "intermediate": pixels * self.rank,
         }
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        if self.groups > 1:
+            return ()
+        first = nn.utils.skip_init(
+            self.dense_type, self.in_channels, self.rank, self.kernel_size, self.stride, self.padding, self.dilation,
+            bias=False, **options,
+        )  # fmt: skip
+        second = nn.utils.skip_init(
+            self.dense_type, self.rank, self.out_channels, 1, bias=self.bias is not None, **options
+        )
+        return (first, self.right()), (second, self.U)
+
     def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
             return self._composed(x)

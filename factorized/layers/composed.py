@@ -102,6 +102,18 @@ class ComposedConv2d(FactorizedLayer):
             bias=self.bias is not None, **options,
         )  # fmt: skip
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        if self.grouped is None:
+            return ()
+        depthwise = nn.utils.skip_init(
+            nn.Conv2d, self.in_channels, self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            groups=self.in_channels, bias=False, **options,
+        )  # fmt: skip
+        pointwise = nn.utils.skip_init(
+            nn.Conv2d, self.in_channels, self.out_channels, 1, bias=self.bias is not None, **options
+        )
+        return (depthwise, self.grouped.weight), (pointwise, self.contract())
+
     def multiply_adds(self, shape: Sequence[int]) -> int:
         """Return the multiply-adds of one call on an input of shape (batch, in_channels, height, width)."""
         pixels = shape[0]

@@ -208,6 +208,20 @@ class FactorizedConv2d(FactorizedConv):
             "intermediate": self.rank * between,
         }
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        if self.groups > 1:
+            return ()
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
+        before = sh if kh == 1 and ph == 0 else 1  # rows that the second one would skip
+        first = nn.utils.skip_init(
+            nn.Conv2d, self.in_channels, self.rank, (1, kw), (before, sw), (0, pw), (1, dw), bias=False, **options
+        )
+        second = nn.utils.skip_init(
+            nn.Conv2d, self.rank, self.out_channels, (kh, 1), (sh // before, 1), (ph, 0), (dh, 1),
+            bias=self.bias is not None, **options,
+        )  # fmt: skip
+        return (first, self.right()), (second, self.U.view(self.out_channels, kh, self.rank).transpose(1, 2))
+
     def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
             return self._composed(x)

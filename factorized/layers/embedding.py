@@ -75,6 +75,11 @@ class FactorizedEmbedding(ProductLayer):
         sizes = self.num_embeddings, self.embedding_dim
         return nn.utils.skip_init(nn.Embedding, *sizes, self.padding_idx, **options)
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        rows = nn.utils.skip_init(nn.Embedding, self.num_embeddings, self.rank, self.padding_idx, **options)
+        columns = nn.utils.skip_init(nn.Linear, self.rank, self.embedding_dim, bias=False, **options)
+        return (rows, self.U), (columns, self.right().mT)
+
     def typical_shape(self) -> tuple[int, ...]:
         return (2**12,)
 

@@ -60,6 +60,11 @@ class FactorizedLinear(ProductLayer):
         bias = self.bias is not None
         return nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias, **options)
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        first = nn.utils.skip_init(nn.Linear, self.in_features, self.rank, bias=False, **options)
+        second = nn.utils.skip_init(nn.Linear, self.rank, self.out_features, bias=self.bias is not None, **options)
+        return (first, self.right()), (second, self.U)
+
     def typical_shape(self) -> tuple[int, ...]:
         return 2**16, self.in_features
 

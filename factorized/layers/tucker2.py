@@ -97,6 +97,13 @@ class Tucker2Conv2d(ComposedConv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
+        r_out, r_in = self.rank
+        first = nn.utils.skip_init(nn.Conv2d, self.in_channels, r_in, 1, bias=False, **options)
+        middle = nn.utils.skip_init(nn.Conv2d, r_in, r_out, self.kernel_size, *self._geometry, bias=False, **options)
+        last = nn.utils.skip_init(nn.Conv2d, r_out, self.out_channels, 1, bias=self.bias is not None, **options)
+        return (first, self.VT), (middle, self.core), (last, self.U)
+
     @classmethod
     @torch.no_grad()
     def from_dense(
