@@ -7,11 +7,10 @@ P- (log-probabilities of its words) and A- (positions of the source words they a
 and BLEU: first sacreBLEU's of the detokenized text, then that of the tokens as they are, which has the shorter name.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from lab.cli import Parser, UserError, run
+from lab.cli import UserError, run
 
 # isort: split
 from fairseq import foreign, foreign_text, options
@@ -24,40 +23,35 @@ from fairseq.subwords import UNKNOWN_REFERENCE, join_subwords
 
 from lab.checkpoint import save_json, write_whole
 from lab.record import progress
+from lab.settings import Parser, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(options.Generation):
+    """What is translated and how; contradictions are a ValueError."""
+
+    # fmt: off
+    gen_subset: str = flag("data", default="test", metavar="SPLIT", help="split to translate")
+    num_shards: int = flag("data", default=1, type=options.POSITIVE, metavar="N", help="translate every N-th batch")
+    shard_id: int = flag("data", default=0, type=options.COUNT, metavar="I", help="beginning with this one, from 0")
+    prefix_size: int = flag("generation", default=0, type=options.COUNT, metavar="N", help="begin with N words of the reference")  # noqa: E501
+    score_reference: bool = flag("generation", default=False, help="score the references instead of translating")
+    quiet: bool = flag("run", default=False, help="only print the last lines")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard_id >= self.num_shards:
+            raise ValueError(f"--shard-id {self.shard_id} must be below --num-shards, {self.num_shards}")
+        if self.score_reference and (self.sampling or self.prefix_size):
+            raise ValueError("--score-reference does not go with --sampling or --prefix-size, as nothing is generated")
 
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_data_flags(parser)
-    options.add_generation_flags(parser)
-    add = parser.add_argument_group("sentences").add_argument
-    add("--gen-subset", default="test", metavar="SPLIT", help="split to translate (default test)")
-    add("--num-shards", type=options.POSITIVE, default=1, metavar="N", help="translate every N-th batch only")
-    add("--shard-id", type=options.COUNT, default=0, metavar="I", help="beginning with this one, from 0")
-    add("--prefix-size", type=options.COUNT, default=0, metavar="N", help="begin with N words of the reference")
-    add("--score-reference", action="store_true", help="score the references instead of translating")
-    options.add_rank_flags(parser, training=False)
-    options.add_output_flags(parser)
-    parser.add_argument("--quiet", action="store_true", help="only print the last lines")
-    options.add_device_flags(parser, training=False)
+    parser = Parser(Settings, prog="generate.py", description=__doc__)
     foreign.add_flags(parser, *foreign_text.GENERATE)
     return parser
-
-
-def check(args: argparse.Namespace) -> None:
-    """Look for what is wrong with the flags before anything takes time.
-
-    Raises:
-        UserError: if flags contradict each other, or the dump cannot be written.
-    """
-    options.check_generation(args)
-    if args.shard_id >= args.num_shards:
-        raise UserError(f"--shard-id {args.shard_id} must be below --num-shards, {args.num_shards}")
-    if args.score_reference and (args.sampling or args.prefix_size):
-        raise UserError("--score-reference does not go with --sampling or --prefix-size, as nothing is generated")
-    if args.dump and (args.dump.is_dir() or not args.dump.parent.is_dir()):
-        raise UserError(f"--dump {args.dump} must be a file in a folder that exists")
 
 
 @dataclass
@@ -103,7 +97,7 @@ class Printer:
                 yield f"A-{number}\t{alignment_text(each)}"
 
 
-def translate_all(translator: Translator, printer: Printer, batches: list, args: argparse.Namespace) -> Tally:
+def translate_all(translator: Translator, printer: Printer, batches: list, args: Settings) -> Tally:
     """Translate the batches, print what is asked for, and return what came out."""
     corpus, tally = printer.corpus, Tally()
     show = not args.no_progress_bar and args.log_format in (None, "tqdm")
@@ -123,7 +117,7 @@ def translate_all(translator: Translator, printer: Printer, batches: list, args:
     return tally
 
 
-def report(tally: Tally, seconds: float, language: str, args: argparse.Namespace) -> None:
+def report(tally: Tally, seconds: float, language: str, args: Settings) -> None:
     """Print the last lines; write them, and as JSON all that is known, if asked to and there are references."""
     speed = tally.tokens / seconds if seconds else 0.0
     done = f"| Translated {tally.sentences} sentences ({tally.tokens} tokens) in {seconds:.1f}s ({speed:.2f} tokens/s)"
@@ -160,7 +154,8 @@ def _fields(score: Score) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Translate and score."""
     args = build_parser().parse_args(argv)
-    check(args)
+    if args.dump and (args.dump.is_dir() or not args.dump.parent.is_dir()):  # before anything takes time
+        raise UserError(f"--dump {args.dump} must be a file in a folder that exists")
     translator = Translator.load(args, need_alignment=not args.quiet, prefix_size=args.prefix_size)
     corpus = load_split(
         args.data,
@@ -176,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = evaluation_batches(
         corpus,
         max_tokens=args.max_tokens,
-        max_sentences=args.max_sentences,
+        max_sentences=args.batch_size,
         max_positions=tuple(map(min, limits, translator.max_positions)),
         skip_invalid=args.skip_invalid_size_inputs_valid_test,
         one_length=not translator.masks_padding,

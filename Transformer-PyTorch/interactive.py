@@ -8,16 +8,16 @@ source words that its words are aligned with) and the line's number, from 0; a l
 that is not UTF-8, with an empty hypothesis. Files are translated faster in batches: --input FILE --buffer-size 1000.
 """
 
-import argparse
 import contextlib
 import functools
 import io
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import Parser, UserError, run
+from lab.cli import UserError, run
 
 # isort: split
 from fairseq import foreign, foreign_text, options
@@ -30,43 +30,34 @@ from fairseq.text import decoded, name_of, opened, read_lines
 from sacremoses import MosesTokenizer
 from subword_nmt.apply_bpe import BPE
 
+from lab.settings import Parser, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(options.Generation):
+    """What is translated and how; contradictions are a ValueError."""
+
+    # fmt: off
+    input: str = flag("data", default="-", metavar="FILE", help="text to translate (default -, standard input)")
+    buffer_size: int = flag("data", default=0, type=options.COUNT, metavar="N", help="lines that are read, and translated together, before the first is answered (default 1, or --batch-size)")  # noqa: E501
+    tokenizer: str = flag("data", default="space", choices=["moses", "space"], help="moses: tokenize and lower-case the input as the preparation scripts do, and detokenize the answers; space (default): words are separated by spaces")  # noqa: E501
+    bpe_codes: Path | None = flag("data", metavar="FILE", help="cut the input into subwords by these merges of subword-nmt")  # noqa: E501
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dump:
+            raise ValueError("--dump has no meaning here, as there are no references; redirect the output instead")
+
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(prog="interactive.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_data_flags(parser)
-    options.add_generation_flags(parser)
-    add = parser.add_argument_group("text").add_argument
-    add("--input", default="-", metavar="FILE", help="text to translate (default -, standard input)")
-    size = "lines that are read, and translated together, before the first is answered (default 1, or --batch-size)"
-    add("--buffer-size", type=options.COUNT, default=0, metavar="N", help=size)
-    moses = "moses: tokenize and lower-case the input as the preparation scripts do, and detokenize the answers"
-    add(
-        "--tokenizer",
-        choices=["moses", "space"],
-        default="space",
-        help=f"{moses}; space (default): words are separated by spaces",
-    )
-    add("--bpe-codes", type=Path, metavar="FILE", help="cut the input into subwords by these merges of subword-nmt")
-    options.add_rank_flags(parser, training=False)
-    options.add_output_flags(parser)
-    options.add_device_flags(parser, training=False)
+    parser = Parser(Settings, prog="interactive.py", description=__doc__)
     foreign.add_flags(parser, *foreign_text.INTERACTIVE)
     return parser
 
 
-def check(args: argparse.Namespace) -> None:
-    """Look for what is wrong with the flags.
-
-    Raises:
-        UserError: if they contradict each other, or what this program does.
-    """
-    options.check_generation(args)
-    if args.dump:
-        raise UserError("--dump has no meaning here, as there are no references; redirect the output instead")
-
-
-def preparation(args: argparse.Namespace, language: str) -> Callable[[str], str]:
+def preparation(args: Settings, language: str) -> Callable[[str], str]:
     """Return what turns a line of input into text like that of the training data.
 
     Raises:
@@ -97,7 +88,7 @@ def undecodable(error: UserError) -> str:
     return ""
 
 
-def answer(lines: list[str], translator: Translator, args: argparse.Namespace) -> list[list[Hypothesis]]:
+def answer(lines: list[str], translator: Translator, args: Settings) -> list[list[Hypothesis]]:
     """Return the hypotheses about each line; an empty one for a line without words or, with a warning, too many."""
     longest = min(args.max_source_positions, translator.max_positions[0])
     sentences = [translator.dictionaries[0].encode(line) for line in lines]
@@ -106,7 +97,7 @@ def answer(lines: list[str], translator: Translator, args: argparse.Namespace) -
             complain(f"{len(ids) - 1} words in a line are too many, the most is {longest - 1}")
             sentences[place] = ids[-1:]
     corpus = Corpus(sentences, None, *translator.dictionaries)
-    limits = {"max_tokens": args.max_tokens, "max_sentences": args.max_sentences, "max_positions": (longest, longest)}
+    limits = {"max_tokens": args.max_tokens, "max_sentences": args.batch_size, "max_positions": (longest, longest)}
     answers: list = [None] * len(lines)
     for ids in evaluation_batches(corpus, **limits, one_length=not translator.masks_padding):
         batch = collate(corpus, ids).to(translator.computing.device)
@@ -118,8 +109,7 @@ def answer(lines: list[str], translator: Translator, args: argparse.Namespace) -
 def main(argv: list[str] | None = None) -> None:
     """Answer the lines of the input."""
     args = build_parser().parse_args(argv)
-    check(args)
-    size = args.buffer_size or args.max_sentences or 1
+    size = args.buffer_size or args.batch_size or 1
     with opened(args.input) as file:
         translator = Translator.load(args, need_alignment=True)
         prepare = preparation(args, translator.languages[0])

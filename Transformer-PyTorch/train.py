@@ -10,13 +10,12 @@ from lab.cli import run
 # isort: split
 from fairseq import options
 from fairseq.training import train
-from fairseq.training_flags import build_parser, check, model_config
+from fairseq.training_flags import build_parser, model_config
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
     args = build_parser(__doc__).parse_args(argv)
-    check(args)
     config = model_config(args)
     train(args, config, options.start(args))
 

@@ -100,14 +100,19 @@ def find_runs(folders: list[Path]) -> list[Path]:
     return runs
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Collect the runs that the command line names."""
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(prog="collate_results.py", description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, help="folders with runs in or below them")
-    parser.add_argument("--out", type=Path, default=Path("collated.json"), help="default collated.json")
-    parser.add_argument("--match", default="", help="only runs with this text in the name of their folder")
+    parser.add_argument("--out", type=Path, default=Path("collated.json"), metavar="FILE", help="gets the results")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only runs with this in the name of their folder")
     parser.add_argument("--module", metavar="FILE", help="Python file, which is run: the convolutions of some runs")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Collect the runs that the command line names."""
+    args = build_parser().parse_args(argv)
     folders = [folder for folder in find_runs(args.folders) if args.match in str(folder)]
     entries = {str(folder): entry for folder in folders if (entry := collate(folder, args.module))}
     if not folders:

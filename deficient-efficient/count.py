@@ -1,56 +1,56 @@
 """Print the multiply-adds of one image and the parameters of a network.
 
-python count.py cifar10 --wrn_depth 28 --wrn_width 10 --conv TensorTrain_0.234
+python count.py cifar10 --wrn-depth 28 --wrn-width 10 --conv TensorTrain_0.234
 """
 
-from lab.cli import Parser, UserError, number, run
+from dataclasses import dataclass, replace
+
+from lab.cli import mistakes, run
 
 # isort: split
-from deficient import settings
 from deficient.counting import multiply_adds
 from deficient.darts import DARTS
-from deficient.networks import RECIPES, Config, skeleton
+from deficient.networks import Config, skeleton
+from deficient.settings import DATASETS, Network
 from deficient.wide_resnet import BLOCK_CONVS
 
 from factorized import find_rank_scale, parameter_count
+from lab import flags
+from lab.settings import Parser, flag
 
 CLASSES = {"cifar10": 10, "digits": 10, "cifar100": 100, "imagenet": 1000}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(Network, flags.Rank):
+    """What is counted; contradictions are a ValueError. The flags are those of `main.py`."""
+
+    dataset: str = flag("data", words="too", required=True, choices=DATASETS, metavar="DATASET",
+        help="it fixes the size of images and the number of classes")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_low_rank(flags.is_factorized(self))
+
+
 def build_parser() -> Parser:
-    """Return the parser of the command line; its flags are those of `main.py`."""
-    parser = Parser(prog="count.py", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("dataset", choices=settings.DATASETS, help="it fixes the size of images and the number of classes")
-    add("--network", choices=list(RECIPES), default="WideResNet", help="network (default WideResNet)")
-    add("--wrn_depth", type=number(int, least=1, most=10_000), default=40, help="depth of a WideResNet (default 40)")
-    add("--wrn_width", type=number(float, above=0), default=2, help="widening factor of a WideResNet (default 2)")
-    add("--module", metavar="FILE", help="Python file, which is run, with a class Conv")
-    add("--blocktype", choices=("Basic",), default="Basic", help="block of a WideResNet")
-    add("--conv", help="class of convolutions, as for main.py")
-    add("--rank-scale", type=number(float, least=0), default=0.0, help="of a low-rank WideResNet with --conv Conv")
-    add("--target-ratio", type=number(float, least=0), default=0.0, help="or the share of parameters it is to have")
+    """Return the parser of the command line."""
+    parser = Parser(Settings, prog="count.py", description=__doc__.splitlines()[0])
+    parser.spell("--dataset", "--data")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Count as the command line says."""
     args = build_parser().parse_args(argv)
-    if args.conv is None and args.module is None:
-        raise UserError("give --conv, the class of convolutions, or --module")
-    low_rank = args.rank_scale or args.target_ratio
-    if low_rank and (args.conv != "Conv" or args.network != "WideResNet" or args.rank_scale and args.target_ratio):
-        raise UserError("give --rank-scale or --target-ratio, with a WideResNet and --conv Conv")
     classes = tuple(map(str, range(CLASSES[args.dataset])))
-    shape = {"depth": args.wrn_depth, "width": args.wrn_width}
     module = None if args.conv else args.module
-    try:
+    config = Config(args.network, classes, args.conv, module, depth=args.wrn_depth, width=args.wrn_width)
+    with mistakes():
+        scale = args.rank_scale
         if args.target_ratio:
-            dense = skeleton(Config(args.network, classes, args.conv, module, **shape))
-            args.rank_scale = find_rank_scale(dense, args.target_ratio, include=BLOCK_CONVS).rank_scale
-        model = skeleton(Config(args.network, classes, args.conv, module, **shape, rank_scale=args.rank_scale))
-    except ValueError as error:
-        raise UserError(error) from None
+            scale = find_rank_scale(skeleton(config), args.target_ratio, include=BLOCK_CONVS).rank_scale
+        model = skeleton(replace(config, rank_scale=scale))
     if isinstance(model, DARTS):
         model.auxiliary_head = None  # used in training only
     counts = multiply_adds(model, 224 if args.dataset == "imagenet" else 32)

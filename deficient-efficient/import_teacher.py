@@ -7,19 +7,21 @@ The weights are downloaded, and their checksum verified, unless a file is given.
 images are cropped as `main.py` crops them.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import Parser, UserError, run
+from lab.cli import UserError, run
 
 # isort: split
-from deficient import settings
 from deficient.networks import Config, build
 from deficient.teacher import CHECKPOINT
 from torchvision.models import Wide_ResNet50_2_Weights
 
-from lab import checkpoint
+import lab.settings
+from lab import checkpoint, flags
 from lab.data import folder as image_folder
 from lab.run import holds_run
+from lab.settings import Parser, flag
 
 WEIGHTS = Wide_ResNet50_2_Weights.IMAGENET1K_V1
 CLASSES = len(WEIGHTS.meta["categories"])
@@ -52,18 +54,30 @@ def downloaded() -> dict:
         raise UserError(f"cannot download {WEIGHTS.url} ({error}): fetch it and give it, --weights FILE") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(lab.settings.Settings):
+    """Where the teacher goes, and what it is made of."""
+
+    save_dir: Path = flag("run", "-t", "--teacher_checkpoint", required=True, metavar="DIR",
+        help="folder of the teacher")  # fmt: skip
+    data_dir: Path = flags.data_dir()
+    imagenet_loc: Path | None = flag("data", metavar="DIR",
+        help="folder with train/CLASS/* (default: imagenet where data sets are kept)")  # fmt: skip
+    weights: Path | None = flag("data", metavar="FILE", help="torchvision's file, instead of downloading it")
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    return Parser(Settings, prog="import_teacher.py", description=__doc__.splitlines()[0])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Write the teacher's checkpoint."""
-    parser = Parser(prog="import_teacher.py", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--teacher_checkpoint", "-t", type=Path, required=True, metavar="DIR", help="folder of the teacher")
-    add("--imagenet_loc", type=Path, metavar="DIR", default=settings.DATA_DIR / "imagenet", help="as for main.py")
-    add("--weights", type=Path, metavar="FILE", help="torchvision's file, instead of downloading it")
-    args = parser.parse_args(argv)
-    folder = args.teacher_checkpoint
+    args = build_parser().parse_args(argv)
+    folder = args.save_dir
     if holds_run(folder, (CHECKPOINT,)):
         raise UserError(f"{folder} already holds a run; use another folder")
-    config = Config("WRN_50_2", class_names(args.imagenet_loc / "train"))
+    config = Config("WRN_50_2", class_names((args.imagenet_loc or args.data_dir / "imagenet") / "train"))
     weights = checkpoint.load(args.weights) if args.weights else downloaded()
     model = build(config)
     checkpoint.load_weights(model, {"state_dict": weights}, args.weights or WEIGHTS.url)

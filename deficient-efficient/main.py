@@ -1,15 +1,13 @@
 """Train networks with structured convolutions, alone or under a teacher (Khodak et al. 2021, section 5).
 
-    python main.py cifar10 teacher --wrn_depth 28 --wrn_width 10 --conv TensorTrain_0.234 -t DIR --spectral --wd2fd
-    python main.py cifar10 student -t DIR -s OTHER --wrn_depth 28 --wrn_width 10 --conv Tucker_0.211
+    python main.py cifar10 teacher --save-dir DIR --wrn-depth 28 --wrn-width 10 --conv TensorTrain_0.234 --spectral
+    python main.py cifar10 student --save-dir OTHER -t DIR --wrn-depth 28 --wrn-width 10 --conv Tucker_0.211
 
 `--help` lists the flags.
 """
 
-import argparse
 import dataclasses
 import math
-from pathlib import Path
 
 from lab.cli import UserError, mistakes, run
 
@@ -35,7 +33,7 @@ WHAT = {CHECKPOINT: "is the last network", BEST: "the best", "results.json": "th
 HISTORY = ("train_losses", "train_errors", "val_losses", "val_errors")
 
 
-def build_model(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[nn.Module, networks.Config, Factorization]:
+def build_model(args: settings.Training, classes: tuple[str, ...]) -> tuple[nn.Module, networks.Config, Factorization]:
     """Return the network that the flags ask for, what rebuilds it, and its counts."""
     with mistakes():
         config = settings.config(args, classes, args.rank_scale)
@@ -51,7 +49,7 @@ def build_model(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[nn.
 
 
 def build_optimizer(
-    args: argparse.Namespace, model: nn.Module, ratio: float, computing: devices.Computing
+    args: settings.Training, model: nn.Module, ratio: float, computing: devices.Computing
 ) -> tuple[torch.optim.SGD, factorized.FrobeniusDecay | None]:
     """Return SGD with its decay, and the Frobenius decay among it if `--wd2fd` asks for it."""
     groups = parameter_groups(model, args.weight_decay, ratio=1.0 if args.nocrswd else ratio, frobenius=args.wd2fd)
@@ -73,7 +71,7 @@ def build_optimizer(
     return optimizer, decay
 
 
-def learning_rate(args: argparse.Namespace, epoch: int) -> float:
+def learning_rate(args: settings.Training, epoch: int) -> float:
     """Return the rate of an epoch: lowered at every milestone, or along a cosine to zero."""
     if args.epoch_step is None:
         return args.lr * (1 + math.cos(math.pi * epoch / args.epochs)) / 2
@@ -81,7 +79,7 @@ def learning_rate(args: argparse.Namespace, epoch: int) -> float:
 
 
 def build_objective(
-    args: argparse.Namespace,
+    args: settings.Training,
     taught: teacher.Teacher | None,
     model: nn.Module,
     train: Batches,
@@ -102,7 +100,6 @@ def build_objective(
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
     args = settings.build_parser().parse_args(argv)
-    settings.complete(args)
     taught = teacher.read(args.teacher_checkpoint, args.module) if args.mode == settings.STUDENT else None
     computing = devices.start(args)
     with open_run(args, computing) as run:
@@ -111,14 +108,13 @@ def main(argv: list[str] | None = None) -> None:
         train(run, computing.place(model), taught, config, counts, batches)
 
 
-def open_run(args: argparse.Namespace, computing: devices.Computing) -> Run:
-    """Return the run in its folder. Without `--resume` a folder that holds a run is left alone, and the next one taken.
+def open_run(args: settings.Training, computing: devices.Computing) -> Run:
+    """Return the run in its folder. A folder that holds a run is left alone, and the next one taken.
 
     Raises:
         UserError: if the folder holds a run with other arguments.
     """
-    folder: Path = getattr(args, f"{args.mode}_checkpoint")
-    return Run.open(folder, args, computing, FILES, again="--resume", next_free=not args.resume)
+    return Run.open(args.save_dir, args, computing, FILES, next_free=not (args.resume or args.overwrite))
 
 
 def train(
@@ -200,7 +196,7 @@ def train(
         best=results["best validation error"], final=results["final validation error"],
     )  # fmt: skip
     run.finish(summary, results, training.ending(run, last, WHAT) + [
-        f"a student learns from it: main.py {args.dataset} student -t {run.folder} -s FOLDER ..."
+        f"a student learns from it: main.py {args.dataset} student -t {run.folder} --save-dir FOLDER ..."
     ])  # fmt: skip
 
 

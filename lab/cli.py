@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -46,39 +46,80 @@ _OUT_OF_RANGE = re.compile(
 _ALONE = re.compile("Connection (closed|reset) by peer|gloo|NCCL|Socket Timeout|Broken pipe", re.IGNORECASE)
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help with the description as it was written, and with the default of every flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help or "", action.default
+        silent = default is None or default is False or default in ("", argparse.SUPPRESS) or "default" in text
+        return text if silent else f"{text} (default %(default)s)".lstrip()
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a mistake in one line and takes no abbreviated flags.
 
     Dashes and underscores within a flag are alike. No argument may be empty: an empty path would be the current folder.
+
+    Attributes:
+        spellings: other names of flags, by these, with dashes: the flag and, for a name that also says its value, that
+            value. The help and messages have the flag alone.
     """
 
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **{"formatter_class": Help, **options})
+        self.spellings: dict[str, tuple[str, str | None]] = {}
+
+    def spell(self, flag: str, *names: str) -> None:
+        """Accept `names` in place of `flag`; one that ends with `=VALUE` stands for the flag with that value."""
+        for name in names:
+            name, equals, value = name.partition("=")
+            self.spellings[name.replace("_", "-")] = (flag, value if equals else None)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ):
         """Parse, as argparse does, after refusing unknown flags and empty arguments."""
         tokens = sys.argv[1:] if args is None else args
-        return super().parse_known_args(self._spelled(list(tokens)), namespace)
+        return super().parse_known_args(self.spelled(tokens), namespace)
 
-    def _spelled(self, tokens: list[str]) -> list[str]:
-        """Return the arguments, with every flag as it was declared."""
-        declared = {option.replace("_", "-"): option for option in self._option_string_actions}
+    def spelled(self, tokens: Sequence[str]) -> list[str]:
+        """Return the arguments, with every flag as it was declared.
+
+        Raises:
+            UserError: for a flag that is unknown, and an empty argument.
+        """
+        declared = {option.replace("_", "-"): (option, None) for option in self._option_string_actions}
+        known = {**declared, **self.spellings}
+        tokens = list(tokens)
         end = tokens.index("--") if "--" in tokens else len(tokens)
         spelled: list[str] = []
-        for token in tokens[:end]:
+        typed: dict[str, dict[str, str]] = {}
+        for token, following in zip(tokens[:end], [*tokens[1:end], "-"]):
             name, equals, value = token.partition("=")
             if name.startswith("--"):
-                if name not in self._option_string_actions:
-                    if name.replace("_", "-") not in declared:
-                        self.error(f"unrecognized arguments: {token}{self._meant(name)}")
-                    name = declared[name.replace("_", "-")]
-                token = name + equals + value
+                if name.replace("_", "-") not in known:
+                    self.error(f"unrecognized arguments: {token}{self._meant(name)}")
+                exact = name in self._option_string_actions
+                flag, meant = (name, None) if exact else known[name.replace("_", "-")]
+                if meant is not None:
+                    if equals:
+                        self.error(f"argument {name}: takes no value, as it means {flag} {meant}")
+                    equals, value = "=", meant
+                typed.setdefault(flag, {})[name] = value or ("" if following.startswith("-") else following)
+                name, token = flag, flag + equals + value
             if not token or equals and not value and name.startswith("--"):
                 flag = name or (spelled[-1] if spelled and spelled[-1].startswith("-") else "")
                 self.error(f"argument {flag}: must not be empty" if flag else "an argument is empty")
             spelled.append(token)
+        for values in typed.values():  # of one flag the last value holds, but two names with values of their own differ
+            if len(set(values.values())) > 1 and any(known[n.replace("_", "-")][1] is not None for n in values):
+                self.error(f"give only one of {', '.join(sorted(values))}")
         return spelled + tokens[end:]
 
     def _meant(self, name: str) -> str:

@@ -5,52 +5,29 @@ single process gives for the same global batch, up to rounding. Batch normalizat
 normalizes with the statistics of its own share, and the running statistics are those of process 0.
 """
 
-import argparse
 import ctypes
 import os
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .cli import UserError, number
+from .cli import UserError
 
 Result = TypeVar("Result")
 
 _AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def add_flags(parser: argparse.ArgumentParser, *, seed: int = 0, images: bool = True, training: bool = True) -> None:
-    """Add the flags of this module to a program's parser.
-
-    Args:
-        seed: default of `--seed`.
-        images: whether there are images, whose memory format can be chosen.
-        training: whether the same network is called many times on like shapes, so that compiling it can pay.
-    """
-    group = parser.add_argument_group("computing")
-    add = group.add_argument
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, or a GPU's number")
-    any_seed = number(int, least=0, most=2**63 - 1)
-    add("--seed", type=any_seed, default=seed, help=f"seed of all random numbers (default {seed})")
-    add("--amp", choices=list(_AMP), default="off", help="mixed precision by autocast (default off)")
-    if training:
-        add("--compile", action="store_true", help="run the network through torch.compile")
-    if images:
-        add("--channels-last", action=argparse.BooleanOptionalAction, default=None,
-            help="keep images and kernels in channels-last order (default on a CPU, where it is faster)")  # fmt: skip
-    add("--deterministic", action="store_true", help="only deterministic algorithms on the GPU, slower")
-
-
 @dataclass
 class Computing:
-    """What `add_flags` asks for, ready to use. `start` builds it."""
+    """What `flags.Computing` asks for, ready to use. `start` builds it."""
 
     device: torch.device
     amp: torch.dtype | None
@@ -139,7 +116,7 @@ class Computing:
         return values
 
 
-def start(args: argparse.Namespace) -> Computing:
+def start(args: Any) -> Computing:
     """Seed everything and return the device, precision and processes that the flags ask for.
 
     Raises:

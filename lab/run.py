@@ -10,8 +10,8 @@
 Leaving the block closes the events, frees the folder and ends the process group, whatever has happened.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
@@ -28,11 +28,11 @@ from .cli import Terminated, UserError
 from .devices import Computing
 from .lock import NAME, Busy, Lock
 from .record import Record, Summary
+from .settings import defaults, names, plain, plain_value, published
 
 # These may differ between the parts of one run: they change how it is run, not what it computes.
-_FREE = {"resume", "auto_resume", "load_path", "overwrite", "device", "workers", "print_freq", "save_every", "strict"}
-_FREE |= {"data_dir", "channels_last"}
-_LENGTH = {"epoch", "epochs"}  # and these as well where a checkpoint is named: a run may be made longer
+_FREE = {"resume", "overwrite", "device", "workers", "print_freq", "save_every", "strict", "data_dir", "channels_last"}
+_LENGTH = {"epochs"}  # and this as well where a checkpoint is named: a run may be made longer
 
 
 class Run:
@@ -52,7 +52,7 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        args: argparse.Namespace,
+        args: Any,
         computing: Computing,
         files: Collection[str],
         *,
@@ -73,9 +73,7 @@ class Run:
         self._begun = self._saved = False
 
     @classmethod
-    def open(
-        cls, folder: Path, args: argparse.Namespace, computing: Computing, files: Collection[str], **options
-    ) -> "Run":
+    def open(cls, folder: Path, args: Any, computing: Computing, files: Collection[str], **options) -> "Run":
         """Return the run that may begin, or go on, in `folder`, which is locked from now on.
 
         Args:
@@ -107,7 +105,7 @@ class Run:
             run.close()
             raise
         if chosen != folder:
-            args = argparse.Namespace(**{k: chosen if v == folder else v for k, v in vars(args).items()})
+            args = dataclasses.replace(args, **{k: chosen for k, v in vars(args).items() if v == folder})
         run.folder, run.args = chosen, args
         return run
 
@@ -176,7 +174,8 @@ class Run:
             self._check_arguments(old, f"{folder} holds", self._free)
         elif holds_run(folder, self.files):
             raise UserError(f"{folder} holds files of a run, but no args.json that says which; {self._instead()}")
-        changed = any(old.get(name) != _plain(getattr(self.args, name)) for name in self._free)
+        now = plain(self.args)
+        changed = any(old.get(key) != now[key] for key in (published(self.args, name) for name in self._free))
         finished = (folder / "results.json").exists()
         if finished and not changed:
             print(f"{folder} holds this run, finished")
@@ -209,16 +208,19 @@ class Run:
 
     def _check_arguments(self, old: Mapping, where: str, free: Collection[str]) -> None:
         """Raise UserError if arguments differ from those of the run that is to be continued, some aside."""
-        for name, value in vars(self.args).items():
+        first = defaults(self.args)  # what a run of before a flag was there has for it
+        for name in names(self.args):
+            value = getattr(self.args, name)
             names_folder = isinstance(value, Path) and value in (self._asked, self.folder)
-            if name not in _FREE and name not in free and not names_folder and old.get(name) != _plain(value):
+            theirs, ours = old.get(published(self.args, name), first.get(name)), plain_value(value)
+            if name not in _FREE and name not in free and not names_folder and theirs != ours:
                 raise UserError(
-                    f"{where} a run with {name} {old.get(name)}, not {_plain(value)}: "
+                    f"{where} a run with {name} {theirs}, not {ours}: "
                     "give the same arguments to continue it, or use another folder"
                 )
 
     def _instead(self) -> str:
-        return "use another folder" + (" or --overwrite" if "overwrite" in self.args else "")
+        return "use another folder" + (" or --overwrite" if hasattr(self.args, "overwrite") else "")
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> dict:
         """Restore the checkpoint that the run goes on from, and return what it holds: nothing for a new run.
@@ -235,10 +237,10 @@ class Run:
             _check_progress(state)
             if "args" in state:
                 self._check_arguments({**state["args"]}, f"{self.source} is of", _LENGTH)
-        flag = "epochs" if "epochs" in self.args else "epoch"
-        epochs = getattr(self.args, flag)
-        if state.get("epoch", 0) > epochs:
-            raise UserError(f"{self.source} has been trained for {state['epoch']} epochs already, --{flag} is {epochs}")
+        if state.get("epoch", 0) > self.args.epochs:
+            raise UserError(
+                f"{self.source} has been trained for {state['epoch']} epochs already, --epochs is {self.args.epochs}"
+            )
         self.state = state
         return state
 
@@ -329,15 +331,6 @@ def is_in(path: Path | None, folder: Path) -> bool:
 
 def _parent_of_target(path: Path) -> str:
     return os.path.dirname(os.path.realpath(path))
-
-
-def plain(args: argparse.Namespace) -> dict:
-    """Return parsed flags by name, in types that JSON and checkpoints can hold."""
-    return {name: _plain(value) for name, value in vars(args).items()}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
 
 
 def _check_progress(state: Mapping) -> None:

@@ -1,7 +1,7 @@
 """What the trainers of image classifiers do alike: batches, SGD with decay, the schedule, continuing, results."""
 
-import argparse
 import copy
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ _LONG = 600  # seconds, of a run whose settings are worth a thought
 
 def load_batches(
     name: str,
-    args: argparse.Namespace,
+    args: Any,
     computing: Computing,
     *,
     batch_size: int,
@@ -153,8 +153,8 @@ def drops(epoch: int, epochs: int) -> int:
 
 
 def settle(
-    args: argparse.Namespace, rate: Callable[[int], float], epochs: int, steps: int, momentum: float
-) -> tuple[argparse.Namespace, float | None]:
+    args: Any, rate: Callable[[int], float], epochs: int, steps: int, momentum: float
+) -> tuple[Any, float | None]:
     """Return the flags with the coefficient that `--decay-budget` leads to, if it is given, and the decay budget.
 
     Args:
@@ -169,7 +169,7 @@ def settle(
         rates = [rate(epoch) * steps for epoch in range(epochs)]
         if args.decay_budget is not None:
             coefficient = factorized.coefficient_for(args.decay_budget, rates, momentum)
-            args = argparse.Namespace(**{**vars(args), "weight_decay": coefficient})
+            args = dataclasses.replace(args, weight_decay=coefficient)
         return args, factorized.decay_budget(rates, args.weight_decay, momentum) if momentum < 1 else None
 
 
@@ -219,7 +219,7 @@ def tell(
         )
 
 
-def summary(run: Run, args: argparse.Namespace, counts: Factorization, budget: float | None, **others) -> Summary:
+def summary(run: Run, args: Any, counts: Factorization, budget: float | None, **others) -> Summary:
     """Return what `results.json` begins with.
 
     Args:
@@ -232,7 +232,7 @@ def summary(run: Run, args: argparse.Namespace, counts: Factorization, budget: f
     )  # fmt: skip
 
 
-def method(args: argparse.Namespace, counts: Factorization) -> str:
+def method(args: Any, counts: Factorization) -> str:
     """Return in words how the network is factorized, how its factors start, and what decays them."""
     if not is_factorized(args) and counts.compressed == counts.original:
         return "dense"

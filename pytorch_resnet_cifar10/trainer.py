@@ -1,12 +1,12 @@
 """Train dense or factorized ResNets on CIFAR (Khodak et al. 2021, sections 4 and 6). `--help` lists the flags."""
 
-import argparse
 import contextlib
 import copy
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import Parser, UserError, mistakes, number, run
+from lab.cli import run
 
 # isort: split
 import torch
@@ -18,8 +18,9 @@ from lab import checkpoint, devices, flags, training
 from lab.data.images import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.run import Run
+from lab.settings import Parser, flag
 
-DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+ARCHS = [f"resnet{depth}" for depth in DEPTHS]
 WARM_UP_DEPTHS = (56, 110, 1202)
 
 CHECKPOINT, LATEST, BEST, MERGED, NORMS = "checkpoint.th", "model.th", "best.th", "merged.th", "frobnorms.tensor"
@@ -27,87 +28,81 @@ FILES = (CHECKPOINT, LATEST, BEST, MERGED, NORMS)
 WHAT = {LATEST: "is the last network", BEST: "the best", CHECKPOINT: "to go on from", "results.json": "the numbers"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(flags.Trainer):
+    """What the trainer is asked to do; contradictions are a ValueError."""
+
+    arch: str = flag("network", "-a", default="resnet32", choices=ARCHS, help="network")
+    data: str = flags.data("cifar10", help="cifar10, cifar100, digits, or a folder of images in train/, test/")
+    square: bool = flag("factorization", default=False, help="deep form: a middle factor M between U and VT")
+    residual: float = flag("factorization", default=0.0, type=flags.REAL, metavar="E",
+        help="standard deviation of the noise on M's identity start")  # fmt: skip
+    no_frob: bool = flag("factorization", default=False, help="with --wd2fd: no decay at all on factorized layers")
+    normalize: str | None = flag(
+        "factorization", metavar="FILE", help="impose the norms that --dump-frobnorms recorded"
+    )
+    dump_frobnorms: bool = flag("factorization", default=False,
+        help="record the Frobenius norms of the layers at every step")  # fmt: skip
+    epochs: int = flags.epochs(200)
+    batch_size: int = flags.batch_size(128)
+    lr: float = flags.lr(0.1, help="base learning rate")
+    momentum: float = flag("optimization", default=0.9, type=flags.SHARE, metavar="M", help="momentum of SGD")
+    weight_decay: float = flags.weight_decay(1e-4)
+    save_dir: Path = flags.save_dir("save_temp")
+    resume: str = flags.resume()
+    start_epoch: int = flag("run", default=0, type=flags.COUNT, metavar="N",
+        help="index of the first epoch; --resume finds its own")  # fmt: skip
+    evaluate: bool = flag("run", "-e", default=False, help="evaluate the network of --resume and stop")
+    print_freq: int = flag("run", "-p", default=50, type=flags.POSITIVE, metavar="N",
+        help="batches between readings of the loss")  # fmt: skip
+    save_every: int = flag("run", default=10, type=flags.COUNT, metavar="N",
+        help="epochs between checkpoints; 0: only the last")  # fmt: skip
+
+    # Of old command lines. Images live in memory, and nothing was ever pretrained.
+    workers: int = flag("speed", "-j", default=4, type=flags.COUNT)
+    pretrained: bool = flag("network", default=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not flags.is_factorized(self):
+            self.require("--rank-scale or --target-ratio", "square", "dump_frobnorms", "normalize")
+        if not self.square:
+            self.require("--square", "residual")
+        if not self.wd2fd:
+            self.require("--wd2fd", "no_frob")
+        if self.evaluate and not self.resume:
+            raise ValueError("--evaluate needs --resume FILE, the network to evaluate")
+        if self.start_epoch >= self.epochs:
+            raise ValueError(f"--start-epoch {self.start_epoch} leaves nothing of --epochs {self.epochs}")
+        if self.pretrained:
+            raise ValueError("--pretrained never had an effect and is gone; start from weights with --resume FILE")
+
+
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(prog="trainer.py", description=__doc__)
-    add = parser.add_argument
-    count, positive, real = number(int, least=0), number(int, least=1), number(float, least=0)
-    archs = [f"resnet{depth}" for depth in DEPTHS]
-    # fmt: off
-    add("--arch", "-a", choices=archs, default="resnet32", help="network (default resnet32)")
-    add("--data", default="cifar10", help="cifar10 (default), cifar100, digits, or a folder of images in train/, test/")
-    add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
-    add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
-    add("--workers", "-j", type=count, default=4, help="accepted for old command lines: images live in memory")
-    add("--epochs", type=positive, default=200, help="total number of epochs (default 200)")
-    add("--start-epoch", type=count, default=0, help="index of the first epoch; --resume finds its own")
-    add("--batch-size", "-b", type=positive, default=128, help="images per step, over all processes (default 128)")
-    add("--lr", "--learning-rate", type=real, default=0.1, help="base learning rate (default 0.1)")
-    add("--momentum", type=number(float, least=0, most=1), default=0.9, help="momentum of SGD (default 0.9)")
-    flags.add_decay(parser, "--weight-decay", "--wd", default=1e-4,
-        help="coefficient of L2 and Frobenius decay (default 1e-4)")
-    add("--print-freq", "-p", type=positive, default=50, help="batches between readings of the loss (default 50)")
-    add("--resume", default="", metavar="FILE", help="checkpoint to continue; auto: that of --save-dir, if any")
-    add("--evaluate", "-e", action="store_true", help="evaluate the network of --resume and stop")
-    add("--pretrained", action=_Removed, help=argparse.SUPPRESS)
-    add("--half", dest="amp", action="store_const", const="bf16", default="off", help="old name of --amp bf16")
-    add("--save-dir", type=Path, default=Path("save_temp"), help="folder of the run (default save_temp)")
-    add("--save-every", type=count, default=10, help="epochs between checkpoints; 0: only the last (default 10)")
-    add("--overwrite", action="store_true", help="replace the run that --save-dir holds")
-    flags.add_flags(parser)
-    add("--square", action="store_true", help="deep form: a middle factor M between U and VT")
-    add("--residual", type=real, default=0.0, help="standard deviation of the noise on M's identity start (default 0)")
-    add("--no-frob", action="store_true", help="with --wd2fd: no decay at all on factorized layers")
-    add("--dump-frobnorms", action="store_true", help="record the Frobenius norms of the layers at every step")
-    add("--normalize", metavar="FILE", help="impose the norms that --dump-frobnorms recorded")
-    # fmt: on
-    devices.add_flags(parser)
+    parser = Parser(Settings, prog="trainer.py", description=__doc__)
+    parser.spell("--amp", "--half=bf16")
     return parser
 
 
-class _Removed(argparse.Action):
-    def __init__(self, option_strings, dest, **options):
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
-
-    def __call__(self, parser, *_):
-        parser.error("--pretrained never had an effect and is gone; start from weights with --resume FILE")
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise UserError for flags that contradict or need each other."""
-    with mistakes():
-        flags.check(args)
-        if not flags.is_factorized(args):
-            flags.require(args, "--rank-scale or --target-ratio", "square", "dump_frobnorms", "normalize")
-        if not args.square:
-            flags.require(args, "--square", "residual")
-        if not args.wd2fd:
-            flags.require(args, "--wd2fd", "no_frob")
-    if args.evaluate and not args.resume:
-        raise UserError("--evaluate needs --resume FILE, the network to evaluate")
-    if args.start_epoch >= args.epochs:
-        raise UserError(f"--start-epoch {args.start_epoch} leaves nothing of --epochs {args.epochs}")
-
-
-def learning_rate(args: argparse.Namespace, epoch: int) -> float:
+def learning_rate(args: Settings, epoch: int) -> float:
     """Return the rate of an epoch. The deep networks of `WARM_UP_DEPTHS` run epoch 0 at a tenth of the base rate."""
     warm_up = epoch == 0 and _depth(args) in WARM_UP_DEPTHS
     return args.lr * 0.1 ** (training.drops(epoch, args.epochs) + warm_up)
 
 
-def build_model(args: argparse.Namespace, num_classes: int) -> tuple[ResNet, flags.Factorization]:
+def build_model(args: Settings, num_classes: int) -> tuple[ResNet, flags.Factorization]:
     """Return the network that the flags ask for, with its counts."""
 
     def noisy(identity: torch.Tensor) -> torch.Tensor:
         return identity + args.residual * torch.randn_like(identity) if args.residual else identity
 
     model = resnet(_depth(args), num_classes)
-    with mistakes():
-        middle = noisy if args.square else None
-        return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=middle)
+    middle = noisy if args.square else None
+    return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=middle)
 
 
-def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.Computing) -> torch.optim.SGD:
+def build_optimizer(args: Settings, model: ResNet, computing: devices.Computing) -> torch.optim.SGD:
     """Return SGD with L2 decay, and Frobenius decay of the factorized layers attached if `--wd2fd` asks for it."""
     return training.sgd(
         model, computing, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay,
@@ -115,7 +110,7 @@ def build_optimizer(args: argparse.Namespace, model: ResNet, computing: devices.
     )  # fmt: skip
 
 
-def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
+def load_data(args: Settings, computing: devices.Computing) -> tuple[Batches, Batches, Batches]:
     """Return the batches to train, validate and test on."""
     return training.load_batches(args.data, args, computing, batch_size=args.batch_size, evaluation_size=128)
 
@@ -123,7 +118,6 @@ def load_data(args: argparse.Namespace, computing: devices.Computing) -> tuple[B
 def main(argv: list[str] | None = None) -> None:
     """Train, or evaluate, as the command line says."""
     args = build_parser().parse_args(argv)
-    check(args)
     computing = devices.start(args)
     if args.evaluate:
         with contextlib.closing(computing):
@@ -135,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         train(run, computing.place(model), counts, data)
 
 
-def evaluate(args: argparse.Namespace, computing: devices.Computing) -> None:
+def evaluate(args: Settings, computing: devices.Computing) -> None:
     """Print the accuracy of the network of `--resume` on the test images."""
     _, _, test = load_data(args, computing)
     model = computing.place(build_model(args, len(test.data.classes))[0])
@@ -225,7 +219,7 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
     ])  # fmt: skip
 
 
-def words_of_decay(args: argparse.Namespace, model: ResNet, optimizer: torch.optim.SGD) -> str:
+def words_of_decay(args: Settings, model: ResNet, optimizer: torch.optim.SGD) -> str:
     """Return in words what decays what."""
     decayed = args.wd2fd and not args.no_frob
     decay = factorized.FrobeniusDecay(model, args.weight_decay, strict=False) if decayed else None
@@ -239,7 +233,7 @@ def save_merged(run: Run, classifier: Classifier, model: ResNet, test: Batches) 
     return dataclasses.replace(classifier, model=merged).evaluate(test).top1
 
 
-def _depth(args: argparse.Namespace) -> int:
+def _depth(args: Settings) -> int:
     return int(args.arch.removeprefix("resnet"))
 
 

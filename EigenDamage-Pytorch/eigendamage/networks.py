@@ -1,7 +1,5 @@
 """The networks by name and depth, dense or factorized."""
 
-import argparse
-
 import torch
 from torch import nn
 
@@ -62,7 +60,7 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
         model.start()
 
 
-def factorize(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, flags.Factorization]:
+def factorize(model: nn.Module, args: flags.Factorized) -> tuple[nn.Module, flags.Factorization]:
     """Factorize a network of `build` as the flags (`lab.flags` and `kaiming`) ask; return it and its counts.
 
     Raises:

@@ -1,6 +1,5 @@
 """Checkpoints of translation models: plain values and tensors, read without running code."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from lab import checkpoint
 from lab.cli import UserError
+from lab.settings import Settings
 
 from .config import TransformerConfig
 from .dictionary import Dictionary
@@ -91,7 +91,7 @@ def check_config(state: dict, config: TransformerConfig, path: Path) -> None:
             raise UserError(f"{path} is of a model with {field} {found}, not {value}; continue it with the same flags")
 
 
-def check_run(state: dict, args: argparse.Namespace, path: Path) -> None:
+def check_run(state: dict, args: Settings, path: Path) -> None:
     """Raise UserError unless the run in the checkpoint can go on as the flags say: not with another optimizer, say."""
     absent = {"args", "updates", "epoch", "schedule", "meter", "optimizer"} - state.keys()
     if absent:
@@ -106,8 +106,8 @@ def check_run(state: dict, args: argparse.Namespace, path: Path) -> None:
     if 0 < args.max_update < state["updates"]:
         raise UserError(f"{path} has {state['updates']} updates already, --max-update is {args.max_update}")
     epochs = state["epoch"] if state.get("offset") else state["epoch"] - 1
-    if 0 < args.max_epoch < epochs:
-        raise UserError(f"{path} has {epochs} epochs already, --max-epoch is {args.max_epoch}")
+    if 0 < args.epochs < epochs:
+        raise UserError(f"{path} has {epochs} epochs already, --epochs is {args.epochs}")
 
 
 def load_model(

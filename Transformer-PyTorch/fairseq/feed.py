@@ -1,6 +1,5 @@
 """What a run trains and validates on, batch by batch."""
 
-import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy
 
 from lab.cli import UserError
 from lab.devices import Computing
+from lab.settings import Settings
 
 from .batches import Batch, collate, epoch_batches, evaluation_batches, shard
 from .config import TransformerConfig
@@ -36,7 +36,7 @@ class Update(NamedTuple):
     """number of batches of the epoch that are done after this update"""
 
 
-def load_data(args: argparse.Namespace) -> Data:
+def load_data(args: Settings) -> Data:
     """Return the data that the flags name.
 
     Raises:
@@ -56,7 +56,7 @@ class Feed:
         UserError: if there is nothing to train or validate on, or validation data do not fit the model.
     """
 
-    def __init__(self, args: argparse.Namespace, config: TransformerConfig, data: Data, computing: Computing):
+    def __init__(self, args: Settings, config: TransformerConfig, data: Data, computing: Computing):
         self.args, self.data, self.computing = args, data, computing
         self._limits = {
             "max_tokens": args.max_tokens,
@@ -78,7 +78,7 @@ class Feed:
             epoch=epoch,
             sample=self.args.sample_without_replacement,
             curriculum=self.args.curriculum,
-            max_sentences=self.args.max_sentences,
+            max_sentences=self.args.batch_size,
             **self._limits,
         )
 
@@ -100,7 +100,7 @@ class Feed:
     def _evaluation_batches(self, corpus: Corpus) -> list[numpy.ndarray]:
         return evaluation_batches(
             corpus,
-            max_sentences=self.args.max_sentences_valid or self.args.max_sentences,
+            max_sentences=self.args.batch_size_valid or self.args.batch_size,
             longest_first=True,
             skip_invalid=self.args.skip_invalid_size_inputs_valid_test,
             leave_out_empty=True,

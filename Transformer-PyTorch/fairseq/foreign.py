@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from lab.cli import Parser
+
 ABSENT = "not part of this toolkit; leave it out"
 
 
@@ -24,11 +26,11 @@ class Table:
     """Flags that are refused, with what to do instead."""
 
 
-def add_flags(parser: argparse.ArgumentParser, *tables: Table) -> None:
+def add_flags(parser: Parser, *tables: Table) -> None:
     """Add the flags of `tables`, but those that the parser has itself; none is in what parsing returns."""
 
     def add(flag: str, **options) -> None:
-        if flag not in parser._option_string_actions:
+        if flag not in parser._option_string_actions and flag not in parser.spellings:
             parser.add_argument(flag, action=_Foreign, help=argparse.SUPPRESS, **options)
 
     for table in tables:

@@ -1,6 +1,5 @@
 """What generate.py and interactive.py have in common: translating a batch, and the text of what comes out."""
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from factorized import FactorizedLinear
 from factorized.layers.attention import OutputValue, QueryKey
 from lab.cli import RunError, UserError
 from lab.devices import Computing
+from lab.settings import Settings
 
 from . import options
 from .batches import Batch
@@ -100,8 +100,8 @@ class Translator:
     """What translating has taken so far."""
 
     @classmethod
-    def load(cls, args: argparse.Namespace, *, need_alignment: bool, prefix_size: int = 0) -> "Translator":
-        """Return the translator that the flags ask for; see `options.add_generation_flags`.
+    def load(cls, args: Settings, *, need_alignment: bool, prefix_size: int = 0) -> "Translator":
+        """Return the translator that the flags ask for; see `options.Generation`.
 
         Raises:
             UserError: if data folder, device, a checkpoint or the file of `--replace-unk` cannot be used, or a model

@@ -1,7 +1,8 @@
 """Which checkpoints a run writes beside the last one, and which it removes again."""
 
-import argparse
 from pathlib import Path
+
+from lab.settings import Settings
 
 LAST, BEST, AVERAGE = "checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_avg.pt"
 FILES = ("checkpoint*.pt",)
@@ -13,7 +14,7 @@ class Keeper:
     Only what this run has written under a limit is removed, nothing that an earlier part of it was to keep.
     """
 
-    def __init__(self, args: argparse.Namespace, state: dict):
+    def __init__(self, args: Settings, state: dict):
         self.args = args
         self.epochs: list[str] = state.get("epochs", [])
         self.updates: list[str] = state.get("updates", [])

@@ -1,12 +1,12 @@
 """What training prints: a progress bar, or lines that people or programs read."""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from lab.record import Record, progress
+from lab.settings import Settings
 
 Item = TypeVar("Item")
 
@@ -21,7 +21,7 @@ def shown(name: str, value: float) -> str:
     return f"{value:g}" if decimals is None else f"{value:.{decimals}f}"
 
 
-def form_of(args: argparse.Namespace) -> str:
+def form_of(args: Settings) -> str:
     """Return the form of the log that the flags ask for: no bar without a terminal to draw it on."""
     form = "simple" if args.no_progress_bar else args.log_format or "tqdm"
     return "simple" if form == "tqdm" and not sys.stderr.isatty() else form

@@ -1,6 +1,5 @@
 """Which parameters get which decay, and the optimizer that updates them."""
 
-import argparse
 import warnings
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from factorized import FrobeniusDecay, parameter_groups
+from lab.settings import Settings
 
 from .nag import NAG
 from .transformer import decayed_modules
@@ -34,7 +34,7 @@ class Optimization(NamedTuple):
     """lines about the two"""
 
 
-def build(args: argparse.Namespace, model: nn.Module) -> Optimization:
+def build(args: Settings, model: nn.Module) -> Optimization:
     """Return the optimizer of `--optimizer` and the decay of the `--wd2fd` flags, with a warning for those in vain.
 
     The coefficient of Frobenius decay is `--frobenius-decay`, or else `--weight-decay`. The modules that get it leave
@@ -58,9 +58,7 @@ def build(args: argparse.Namespace, model: nn.Module) -> Optimization:
     return Optimization(OPTIMIZERS[args.optimizer](groups, args), decay, description)
 
 
-def _warn_of_vain_flags(
-    args: argparse.Namespace, modules: dict[str, list[str]], asked: list[str], coefficient: float
-) -> None:
+def _warn_of_vain_flags(args: Settings, modules: dict[str, list[str]], asked: list[str], coefficient: float) -> None:
     flags = ["--" + _FLAGS[kind].replace("_", "-") for kind in asked]
     if "linear" in asked and not modules["linear"]:
         warnings.warn("--wd2fd selects nothing: there are no two-factor layers without --rank-scale", stacklevel=3)

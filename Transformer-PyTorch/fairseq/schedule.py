@@ -4,9 +4,10 @@ What depends on the losses as well is the schedule's state. To go on with a run,
 update and the last finished epoch once more.
 """
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
+
+from lab.settings import Settings
 
 
 class Schedule:
@@ -137,7 +138,7 @@ class ReduceOnPlateau(Schedule):
         return {"rate": self.rate, "best": self.best}
 
 
-def _end(args: argparse.Namespace) -> tuple[float, int, int, float]:
+def _end(args: Settings) -> tuple[float, int, int, float]:
     return args.lr[0], args.total_num_update or args.max_update, args.warmup_updates, args.end_learning_rate
 
 
@@ -150,6 +151,6 @@ SCHEDULES = {
 }
 
 
-def build(args: argparse.Namespace) -> Schedule:
+def build(args: Settings) -> Schedule:
     """Return the schedule that the flags of `train.py` ask for."""
     return SCHEDULES[args.lr_scheduler](args)

@@ -1,7 +1,5 @@
 """Pieces of words, and what stands for words that are unknown."""
 
-import argparse
-
 UNKNOWN, UNKNOWN_REFERENCE = "<unk>", "\N{DOUBLE QUESTION MARK}"
 """What stands for an unknown word in a translation and in a reference: the two never match."""
 
@@ -25,7 +23,8 @@ def join_subwords(text: str, how: str | None) -> str:
     return (text + " ").replace(mark, "").rstrip() if mark else text  # the space: a mark may also end the line
 
 
-def add_flag(parser: argparse._ActionsContainer) -> None:
-    """Add the flag that says how subwords are joined; its value is for `join_subwords`."""
-    joined = "join subwords before printing and scoring: sentencepiece, wordpiece, letter, or those that MARK marks (default '@@ ', as subword-nmt does)"  # noqa: E501
-    parser.add_argument("--remove-bpe", "--post-process", nargs="?", const="subword_nmt", metavar="MARK", help=joined)
+HELP = (
+    "join subwords before printing and scoring: sentencepiece, wordpiece, letter, or those that MARK marks "
+    "(default '@@ ', as subword-nmt does)"
+)
+"""Of the flag that says how subwords are joined; its value is for `join_subwords`."""

@@ -1,6 +1,5 @@
 """A training run: epochs, validation, checkpoints, results."""
 
-import argparse
 import math
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from lab import checkpoint
 from lab.cli import UserError
 from lab.devices import Computing
 from lab.record import Summary
-from lab.run import Run, is_in, plain
+from lab.run import Run, is_in
+from lab.settings import Settings, plain
 
 from . import checkpoint as translation_checkpoint
 from . import optimization, schedule
@@ -24,7 +24,7 @@ from .transformer import build_model
 from .validation import METRICS, Validation
 
 # What may differ between the parts of a run: how long it is, what it shows and keeps, where it runs.
-_FREE = ("max_epoch", "max_update", "patience", "data", "device_id", "cpu", "dump", "no_progress_bar", "log_interval")
+_FREE = ("epochs", "max_update", "patience", "data", "device_id", "cpu", "dump", "no_progress_bar", "log_interval")
 _FREE += (
     "log_format",
     "save_interval",
@@ -37,7 +37,7 @@ _FREE += ("no_epoch_checkpoints", "average_last", "distributed_world_size", "eva
 _FREE += ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
 
 
-def train(args: argparse.Namespace, config: TransformerConfig, computing: Computing) -> None:
+def train(args: Settings, config: TransformerConfig, computing: Computing) -> None:
     """Train a model, or go on with a run, and leave its files in `--save-dir`.
 
     All that can be wrong with the flags and data is found before anything is written.
@@ -122,7 +122,7 @@ class Training:
     def open(self) -> None:
         """Let the run begin to write."""
         form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
-        epochs, updates = self.args.max_epoch, self.args.max_update
+        epochs, updates = self.args.epochs, self.args.max_update
         limits = [epochs * math.ceil(len(self.feed.batches(1)) / self._size)] if epochs else []
         self._total = total = min([*limits, *([updates] if updates else [])], default=None)
         self.record = self.run.begin()
@@ -149,7 +149,7 @@ class Training:
         """Tell whether the run has done all that the flags ask for."""
         args, trainer = self.args, self.trainer
         slow = trainer.updates and trainer.lr <= args.min_lr and not trainer.schedule.is_under_way(trainer.updates)
-        done = 0 < args.max_update <= trainer.updates or 0 < args.max_epoch < self.epoch
+        done = 0 < args.max_update <= trainer.updates or 0 < args.epochs < self.epoch
         return bool(done or slow or 0 < args.patience <= self.waiting)
 
     def _train_epoch(self) -> dict[str, Loss] | None:
@@ -252,7 +252,7 @@ class Training:
             f"| num. model params: {parameters}{ratio}",
             *layers,
             f"| training on {computing.world_size} x {computing.device}",
-            f"| max tokens per process = {args.max_tokens} and max sentences per process = {args.max_sentences}",
+            f"| max tokens per process = {args.max_tokens} and max sentences per process = {args.batch_size}",
         ]
 
     def _parameter_counts(self) -> tuple[int, int]:

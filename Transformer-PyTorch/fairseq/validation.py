@@ -1,11 +1,11 @@
 """Validation: the losses of every subset and, if asked for, BLEU of its translations."""
 
-import argparse
 from collections.abc import Callable, Mapping
 
 import torch.distributed as dist
 
 from lab.cli import number
+from lab.settings import Settings
 
 from .batches import Batch
 from .corpus import Corpus
@@ -37,7 +37,7 @@ SEARCH = {
 class Validation:
     """Validates the model of a trainer on the data of a feed; all processes take part."""
 
-    def __init__(self, args: argparse.Namespace, feed: Feed, trainer: Trainer):
+    def __init__(self, args: Settings, feed: Feed, trainer: Trainer):
         self.args, self.feed, self.trainer = args, feed, trainer
         self.translator = _translator(args, feed, trainer) if args.eval_bleu else None
 
@@ -82,7 +82,7 @@ class Validation:
         return list(zip(texts, references))
 
 
-def _translator(args: argparse.Namespace, feed: Feed, trainer: Trainer) -> Translator:
+def _translator(args: Settings, feed: Feed, trainer: Trainer) -> Translator:
     settings = dict(args.eval_bleu_args)
     lengths = {name: settings.pop(name) for name in ("max_len_a", "max_len_b") if name in settings}
     data, dictionary = feed.data, feed.data.dictionaries[1]

@@ -1,19 +1,18 @@
 """The image sets of the study, normalized and augmented as its networks expect them."""
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lab.cli import UserError
-from lab.data import batches, images
+from lab.data import batches
 from lab.data.images import Batches, ImageSet
 from lab.devices import Computing
 from lab.training import load_batches
 
 from . import imagenet
+from .settings import Training
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR10_DARTS = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
@@ -57,7 +56,7 @@ def holes(rows: Tensor, columns: Tensor, size: tuple[int, int], length: int) -> 
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
-def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batches, Batches]:
+def load(args: Training, computing: Computing) -> tuple[Batches, Batches, Batches]:
     """Return the batches to train on, to validate on after every epoch, and to test on at the end.
 
     Validation and test are the same, as in the paper, unless images are held out.
@@ -74,11 +73,9 @@ def load(args: argparse.Namespace, computing: Computing) -> tuple[Batches, Batch
             channels_last=args.channels_last,
         )  # fmt: skip
         return train, valid, valid
-    source = args.data or args.dataset
-    if source not in images.LOADERS and Path(source).is_dir() and not (Path(source) / "train").is_dir():
-        source, args.data_dir = args.dataset, Path(source)  # in place of --data-dir
     mean, std = CIFAR100 if args.dataset == "cifar100" else CIFAR10_DARTS if args.network == "DARTS" else CIFAR10
     return load_batches(
-        source, args, computing, batch_size=args.batch_size, evaluation_size=min(100, args.batch_size),
-        mean=mean, std=std, training=Batches if args.dataset == "cifar100" else CutoutBatches,
+        args.data or args.dataset, args, computing,
+        batch_size=args.batch_size, evaluation_size=min(100, args.batch_size), mean=mean, std=std,
+        training=Batches if args.dataset == "cifar100" else CutoutBatches,
     )  # fmt: skip

@@ -23,7 +23,6 @@ def alone(study, folder: Path) -> tuple[float, float]:
     model = build(Config.from_dict(state["config"])).eval()
     model.load_state_dict(state["state_dict"])
     args = settings.build_parser().parse_args(study.command("teacher", "--conv", "Sep", "--batch_size", 100))
-    settings.complete(args)
     ((images, labels),) = data.load(args, devices.start(args))[2].epoch(0)
     logits = model(images)
     return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) != labels).float().mean().item()

@@ -13,6 +13,7 @@ from deficient.networks import Config
 
 from lab.cli import UserError
 from lab.loop import Classifier
+from lab.settings import plain
 from tests.processes import HEAD
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}
@@ -181,9 +182,7 @@ def test_same_seed_same_numbers(study, tmp_path):
 
 
 def completed(*flags: object):
-    args = settings.build_parser().parse_args(["cifar10", "teacher", *map(str, flags)])
-    settings.complete(args)
-    return args
+    return settings.build_parser().parse_args(["cifar10", "teacher", *map(str, flags)])
 
 
 def test_recipes_are_defaults():
@@ -203,14 +202,14 @@ def test_recipes_are_defaults():
 
 def test_published_defaults():
     published = {
-        "resume": "", "device": "auto", "student_checkpoint": Path("wrn_40_2_student_KT"), "module": None,
-        "teacher_checkpoint": Path("wrn_40_2_T"), "network": "WideResNet", "wrn_depth": 40, "wrn_width": 2,
+        "resume": "", "device": "auto", "student_checkpoint": "wrn_40_2_student_KT", "module": None,
+        "teacher_checkpoint": "wrn_40_2_T", "network": "WideResNet", "wrn_depth": 40, "wrn_width": 2,
         "blocktype": "Basic", "AT_split": 1, "budget": None, "lr": 0.1, "momentum": 0.9, "lr_decay_ratio": 0.2,
         "temperature": 4, "alpha": 0, "aux_loss": "AT", "beta": 1000, "epoch_step": [60, 120, 160], "epochs": 200,
         "print_freq": 10, "batch_size": 128, "weight_decay": 5e-4, "nocrswd": False, "clip_grad": None,
         "rank_scale": 0, "target_ratio": 0, "wd2fd": False, "spectral": False, "workers": 2, "imagenet_loc": None,
     }  # fmt: skip
-    found = vars(completed("--conv", "Conv"))
+    found = plain(completed("--conv", "Conv"))
     assert {name: found[name] for name in published} == published
 
 

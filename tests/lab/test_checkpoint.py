@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from lab import checkpoint, devices
-from lab.cli import Parser, UserError
+from lab.cli import UserError
+from lab.flags import Training
+from lab.settings import Parser
 
 
 def computing(*flags: str) -> devices.Computing:
-    parser = Parser()
-    devices.add_flags(parser)
-    return devices.start(parser.parse_args(["--device", "cpu", *flags]))
+    return devices.start(Parser(Training).parse_args(["--device", "cpu", *flags]))
 
 
 def training():

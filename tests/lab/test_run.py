@@ -1,6 +1,6 @@
 """One run in one folder: whether it may begin, where it goes on, what it writes, and what it leaves."""
 
-import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -22,8 +22,9 @@ FILES = ("model.th", "best.th")
 ALONE = Computing(torch.device("cpu"), None, False, torch.contiguous_format)
 
 
-def arguments(**values) -> argparse.Namespace:
-    return argparse.Namespace(**{"resume": "", "overwrite": False, "lr": 0.1, "epochs": 3, "device": "cpu", **values})
+def arguments(**values):
+    fields = {"resume": "", "overwrite": False, "lr": 0.1, "epochs": 3, "device": "cpu", **values}
+    return dataclasses.make_dataclass("Arguments", fields, frozen=True)(**fields)
 
 
 def open_run(folder: Path, options: dict | None = None, **values) -> Run:
@@ -181,10 +182,11 @@ def test_two_runs_in_one_folder(tmp_path):
 
 
 HOLDER = """
-import argparse, sys, time, pathlib, torch
+import dataclasses, sys, time, pathlib, torch
 from lab.devices import Computing
 from lab.run import Run
-args = argparse.Namespace(resume="auto", lr=0.1, epochs=3, overwrite=False, device="cpu")
+fields = dict(resume="auto", lr=0.1, epochs=3, overwrite=False, device="cpu")
+args = dataclasses.make_dataclass("Arguments", fields)(**fields)
 with Run.open(pathlib.Path(sys.argv[1]), args, Computing(torch.device("cpu"), None, False, None), ("model.th",)) as run:
     import os
     if os.fork():

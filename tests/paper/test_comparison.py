@@ -18,7 +18,6 @@ def test_commands(name, count, capsys):
     made, folders, modes = first[first.index("-t") + 1], [], Counter()
     for words in [first, *runs] if first[1] == "main.py" else runs:
         args = settings.build_parser().parse_args(words[words.index("main.py") + 1 :])
-        settings.complete(args)
         if words is first:
             continue
         modes[args.mode] += 1

@@ -46,7 +46,6 @@ def test_names_and_folders():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_trainer_takes_every_command(name):
     args = arguments(SETTINGS[name])
-    settings.complete(args)
     decomposition, ratio, method = name.split("-")
     assert (args.wrn_depth, args.wrn_width, args.epochs, args.seed, args.resume) == (28, 10, 200, 2, "auto")
     assert args.conv == ("Conv" if decomposition == "Conv" else f"{decomposition}_{ratio}")
@@ -65,7 +64,6 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_two_commands_of_the_documentation(command, tmp_path):
     args = settings.build_parser().parse_args([*command, "-t", str(tmp_path)])
-    settings.complete(args)
     with_defaults = (args.batch_size, args.epochs, args.lr, args.weight_decay, args.device)
     assert with_defaults == (128, 200, 0.1, 5e-4, "auto")
     with trainer.open_run(args, devices.start(args)) as run:

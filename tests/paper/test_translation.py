@@ -95,7 +95,6 @@ def test_the_programs_accept_every_command():
         ]
         assert [command[0] for command in commands] == ["train.py", "generate.py"]
         args = train.build_parser().parse_args(commands[0][1:])
-        train.check(args)
         config = train.model_config(args)
         scale, decay = float(values["SCALE"]), float(values["DECAY"])
         assert (args.seed, args.max_update, args.momentum, config.rank_scale, config.dropout) == (
@@ -111,8 +110,7 @@ def test_the_programs_accept_every_command():
         assert args.weight_decay == (0 if "frob" in method else decay)
         assert args.frobenius_decay == (decay if "frob" in method else None)
         args = generate.build_parser().parse_args(commands[1][1:])
-        generate.options.check_generation(args)
-        assert (args.beam, args.max_sentences, args.remove_bpe, args.quiet, args.rank_scale) == (
+        assert (args.beam, args.batch_size, args.remove_bpe, args.quiet, args.rank_scale) == (
             5,
             128,
             "subword_nmt",

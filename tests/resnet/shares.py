@@ -3,7 +3,6 @@
 `python -m tests.resnet.shares FILE` writes the weights after two epochs, the averages, and the processes' evaluation.
 """
 
-import argparse
 import sys
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 import factorized
 from lab import devices
 from lab.data.batches import Batches
+from lab.flags import Training
 from lab.loop import Classifier
 from tests.resnet import tiny
 
@@ -19,9 +19,7 @@ from tests.resnet import tiny
 def main(path: str) -> None:
     """Train, and let the main process write `path`."""
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser()
-    devices.add_flags(parser)
-    computing = devices.start(parser.parse_args(["--device", "cpu", "--seed", "4"]))
+    computing = devices.start(Training(device="cpu", seed=4))
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
     factorized.factorize(model, rank_scale=0.3, exclude=["0"])
     groups = factorized.parameter_groups(model, 1e-3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import train as program
 from fairseq.foreign_training import TRAIN
-from fairseq.training_flags import build_parser, check
+from fairseq.training_flags import build_parser
 
 from tests.transformer import programs, tiny
 
@@ -55,5 +55,4 @@ def test_what_changes_nothing_is_accepted():
 def test_switches_of_precision(monkeypatch, flags, amp):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     args = parse(*flags.split())
-    check(args)
     assert args.amp == amp

@@ -15,7 +15,8 @@ from lab.cli import UserError, mistakes
 from lab.data.batches import Batches, generator
 from lab.loop import Averages, Classifier, Epoch, fit
 from lab.record import Summary, progress
-from lab.run import Run, plain
+from lab.run import Run
+from lab.settings import plain
 
 from .. import networks
 from .counting import Cost, cost

@@ -1,14 +1,14 @@
 """What a pruning run is asked to do: flags, a configuration, and what the network to prune says of itself."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import devices
-from lab.cli import Parser, UserError, mistakes, number
+from lab import flags
+from lab.cli import UserError, mistakes, number
+from lab.settings import Parser, flag
 
 from . import configs
 from .counting import COSTS
@@ -16,11 +16,11 @@ from .methods import CORRECTIONS, METHODS, Scoring
 from .start import Start
 from .step import Pruner, Target
 
-DATA_DIR = Path(__file__).resolve().parents[3] / "data"
 EPOCHS, LR, DECAY, LIMIT = 150, 1e-3, 1e-4, 0.95
 BATCH_SIZES = {"vgg": 128}  # and 64
 LABELS = ("sampled", "given")
 SCORES = ("exact", "published")
+_SHARE = number(float, above=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,41 @@ class Round:
     target: Target
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
+    """What a pruning run is asked to do; what is not given is left to `plans`."""
+
+    # fmt: off
+    source: Path | None = flag("network", called="--from", metavar="DIR|FILE", help="run of main_pretrain.py or ours, or a checkpoint: what is pruned")  # noqa: E501
+    network: str | None = flag("network", help="as the checkpoint says (default); a contradiction is an error")
+    depth: int | None = flag("network", type=int, help="likewise (default: as the checkpoint says)")
+    data: str | None = flags.data(None, "--dataset", help="data set (default: that of the checkpoint)")
+    method: str | None = flag("pruning")
+    config: Path | None = flag("pruning", "--tmp_config", metavar="FILE", help="or JSON with all that; published ones need no file")  # noqa: E501
+    target_ratio: float | None = flag("pruning", type=_SHARE, metavar="R", help="share of the dense parameters left at the end")  # noqa: E501
+    cost: str = flag("pruning", default=COSTS[0], choices=COSTS, help="what --target-ratio is a share of")
+    ratio: float | None = flag("pruning", type=_SHARE, metavar="R", help="or share of all scores to go in a round, as published")  # noqa: E501
+    rounds: Any = flag("pruning", default=1, type=flags.POSITIVE, metavar="N", help="removals, which share the epochs")
+    limit: float | None = flag("pruning", type=_SHARE, metavar="L", help=f"largest share of a layer's units to go in a round (default {LIMIT})")  # noqa: E501
+    fix_layers: int | None = flag("pruning", type=flags.COUNT, metavar="N", help="the first N layers lose nothing (default 0)")  # noqa: E501
+    normalize: bool = flag("pruning", default=False, help="divide scores by their sum over the layer")
+    labels: str | None = flag("pruning", choices=LABELS, help="of statistics: drawn from the predictions (default), or as given")  # noqa: E501
+    samples: int | None = flag("pruning", type=flags.POSITIVE, metavar="N", help="training images for the statistics (default: all)")  # noqa: E501
+    damping: float = flag("pruning", default=Scoring().damping, type=flags.REAL, metavar="D", help="of inverses, in mean eigenvalues")  # noqa: E501
+    score: str = flag("pruning", default="exact", choices=SCORES, help="of kron-obd and kron-obs")
+    correction: str = flag("pruning", default="joint", choices=CORRECTIONS, help="of kron-obs, c-obs; published: single")  # noqa: E501
+    fix_rotation: bool = flag("pruning", default=False, help="of methods with rotations: do not train them")
+    re_init: bool = flag("pruning", default=False, help="train what is left anew, from random weights")
+    wd2fd: bool = flag("optimization", default=False, help="Frobenius decay instead of L2 decay on layers in Tucker-2 form")  # noqa: E501
+    epochs: int | None = flags.epochs(None, least=0, help=f"over all rounds (default {EPOCHS} for each)")
+    batch_size: int | None = flags.batch_size(None, help="images per step, over all processes (default 128 for a vgg, else 64)")  # noqa: E501
+    lr: float | None = flags.lr(None, help=f"at the start of a round; a tenth from its half, a hundredth from three quarters on (default {LR})")  # noqa: E501
+    weight_decay: float | None = flags.weight_decay(None, help=f"coefficient of L2 and Frobenius decay (default {DECAY})")  # noqa: E501
+    save_dir: Path | None = flag("run", metavar="DIR", help="folder of the run (default runs/pruning/...)")
+    resume: str = flags.resume()
+    # fmt: on
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run: rounds of removal and fine-tuning, one after another, that start from one network."""
@@ -43,7 +78,7 @@ class Plan:
     batch_size: int
     pruner: Pruner
     rounds: tuple[Round, ...]
-    args: argparse.Namespace
+    args: Settings
     """the flags with what they lead to, as `lab.run.Run` keeps them"""
 
     @property
@@ -54,53 +89,13 @@ class Plan:
 
 def build_parser(prog: str, description: str | None, methods: Sequence[str]) -> Parser:
     """Return the parser of the command line of a program that knows these methods."""
-    parser = Parser(prog=prog, description=description)
-    count, positive, real = number(int, least=0), number(int, least=1), number(float, least=0)
-    share = number(float, above=0, most=1)
-    # fmt: off
-    add = parser.add_argument_group("what is pruned").add_argument
-    add("--from", dest="source", type=Path, metavar="DIR|FILE", help="run of main_pretrain.py or ours, or a checkpoint")
-    add("--network", help="as the checkpoint says; a contradiction is an error")
-    add("--depth", type=int, help="likewise")
-    add("--data", "--dataset", help="data set (default: that of the checkpoint)")
-    add("--data-dir", type=Path, default=DATA_DIR, help="where data sets are kept (default: data/ of the repository)")
-    add("--holdout", type=count, default=0, metavar="N", help="validate on N training images, not on the test images")
-    add = parser.add_argument_group("pruning").add_argument
-    add("--method", choices=methods, metavar="NAME", help=", ".join(methods))
-    add("--config", "--tmp_config", type=Path, metavar="FILE",
-        help="or JSON with all that; published ones need no file")
-    add("--target-ratio", type=share, metavar="R", help="share of the dense parameters left at the end")
-    add("--cost", choices=COSTS, default=COSTS[0], help="what --target-ratio is a share of (default parameters)")
-    add("--ratio", type=share, metavar="R", help="or share of all scores to go in a round, as published")
-    add("--rounds", type=positive, default=1, metavar="N", help="removals, which share the epochs (default 1)")
-    add("--limit", type=share, metavar="L", help=f"largest share of a layer's units to go in a round (default {LIMIT})")
-    add("--fix-layers", type=count, metavar="N", help="the first N layers lose nothing (default 0)")
-    add("--normalize", action="store_true", help="divide scores by their sum over the layer")
-    add("--labels", choices=LABELS, help="of statistics: drawn from the predictions (default), or as given")
-    add("--samples", type=positive, metavar="N", help="training images for the statistics (default: all)")
-    add("--damping", type=real, default=Scoring().damping, help="of inverses, in mean eigenvalues (default 1e-3)")
-    add("--score", choices=SCORES, default="exact", help="of kron-obd and kron-obs (default exact)")
-    add("--correction", choices=CORRECTIONS, default="joint",
-        help="of kron-obs, c-obs (default joint; published: single)")
-    add("--fix-rotation", action="store_true", help="of methods with rotations: do not train them")
-    add("--re-init", action="store_true", help="train what is left anew, from random weights")
-    add = parser.add_argument_group("fine-tuning").add_argument
-    add("--epochs", type=count, metavar="N", help=f"over all rounds (default {EPOCHS} for each)")
-    add("--batch-size", type=positive, metavar="N", help="images per step (default 128 for a vgg, else 64)")
-    add("--lr", type=real, help="at the start of a round; a tenth from its half, a hundredth from three quarters on "
-        f"(default {LR})")
-    add("--weight-decay", type=real, help=f"coefficient of L2 and Frobenius decay (default {DECAY})")
-    add("--wd2fd", action="store_true", help="Frobenius decay instead of L2 decay on layers in Tucker-2 form")
-    add = parser.add_argument_group("run").add_argument
-    add("--save-dir", type=Path, metavar="DIR", help="folder of the run (default runs/pruning/...)")
-    add("--resume", default="", metavar="FILE|auto", help="checkpoint to go on from; auto: that of --save-dir, if any")
-    add("--overwrite", action="store_true", help="replace the run that --save-dir holds")
-    # fmt: on
-    devices.add_flags(parser)
-    return parser
+    method = flag("pruning", choices=methods, metavar="NAME", help=", ".join(methods))
+    fields = [("method", str | None, method)]
+    kind = dataclasses.make_dataclass("Settings", fields, bases=(Settings,), frozen=True, kw_only=True)
+    return Parser(kind, prog=prog, description=description)
 
 
-def plans(args: argparse.Namespace) -> list[Plan]:
+def plans(args: Settings) -> list[Plan]:
     """Return the runs that the command line asks for: one, or one for each ratio and variant of a configuration.
 
     Raises:
@@ -129,7 +124,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
 _OF_ROUNDS = ("epoch", "learning_rate", "weight_decay", "ratio")
 
 
-def _folder(args: argparse.Namespace, config: dict[str, Any], several: bool) -> Path:
+def _folder(args: Settings, config: dict[str, Any], several: bool) -> Path:
     if args.save_dir is not None:
         return args.save_dir / config["exp_name"] if several else args.save_dir
     if "summary_dir" in config:
@@ -138,7 +133,7 @@ def _folder(args: argparse.Namespace, config: dict[str, Any], several: bool) -> 
     return Path("runs/pruning", *folders, str(config.get("exp_name") or args.config.stem))
 
 
-def _plan(args: argparse.Namespace, config: dict[str, Any], folder: Path) -> Plan:
+def _plan(args: Settings, config: dict[str, Any], folder: Path) -> Plan:
     method = configs.FISHER_MODES.get(config["fisher_mode"], config["fisher_mode"]) if config else args.method
     if method is None:
         raise UserError(f"give --method ({', '.join(METHODS)}) or --config")
@@ -171,11 +166,11 @@ def _plan(args: argparse.Namespace, config: dict[str, Any], folder: Path) -> Pla
     }  # fmt: skip
     for name in ("lr", "weight_decay", "target_ratio", "ratio", "config"):
         resolved[name] = None  # the rounds have them
-    namespace = argparse.Namespace(**{**vars(args), **resolved})
-    return Plan(folder, start, data, int(batch_size), pruner, rounds, namespace)
+    settings = dataclasses.replace(args, **resolved)
+    return Plan(folder, start, data, int(batch_size), pruner, rounds, settings)
 
 
-def _rounds(args: argparse.Namespace, config: dict[str, Any]) -> tuple[Round, ...]:
+def _rounds(args: Settings, config: dict[str, Any]) -> tuple[Round, ...]:
     """Return the rounds: those of a configuration, whose numbers flags replace in all of them; or of flags alone."""
     if config:
         columns = [configs.numbers(config, key, args.config) for key in _OF_ROUNDS]
@@ -213,7 +208,7 @@ def _shared(epochs: int, rounds: int) -> list[float]:
     return [epochs * (index + 1) // rounds - epochs * index // rounds for index in range(rounds)]
 
 
-def _pruner(args: argparse.Namespace, config: dict[str, Any], method: str) -> Pruner:
+def _pruner(args: Settings, config: dict[str, Any], method: str) -> Pruner:
     about = METHODS[method]
     fixed = args.fix_rotation or configs.truth(config.get("fix_rotation", False)) and about.of_directions
     needs = {
@@ -226,9 +221,9 @@ def _pruner(args: argparse.Namespace, config: dict[str, Any], method: str) -> Pr
         "--score": (args.score != "exact", about.published_kinds is not None, "--method kron-obd or kron-obs"),
         "--correction": (args.correction != "joint", about.corrects, "--method kron-obs or c-obs"),
     }
-    for flag, (given, possible, needed) in needs.items():
+    for name, (given, possible, needed) in needs.items():
         if given and not possible:
-            raise UserError(f"{flag} has no effect without {needed}")
+            raise UserError(f"{name} has no effect without {needed}")
     with mistakes():
         limit = args.limit if args.limit is not None else float(config.get("prune_ratio_limit", LIMIT))
         skipped = args.fix_layers if args.fix_layers is not None else int(config.get("fix_layers", 0))
