@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import run
+from lab.cli import launch
 
 # isort: split
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 import factorized
 from lab import checkpoint, devices, flags, training
-from lab.data.images import Batches
+from lab.data.batches import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.run import Run
 from lab.settings import Parser, flag, plain
@@ -175,4 +175,4 @@ def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[B
 
 
 if __name__ == "__main__":
-    run(main, "main_pretrain.py")
+    launch(main, "main_pretrain.py")

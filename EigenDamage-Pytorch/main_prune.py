@@ -7,7 +7,7 @@ kron-obd, kron-obs, c-obs and eigendamage; activations and hosvd (Tucker-2 by th
 controls magnitude and random.
 """
 
-from lab.cli import run
+from lab.cli import launch
 
 # isort: split
 from eigendamage import data
@@ -40,4 +40,4 @@ def prune(plan: settings.Plan, cache: Cache) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "main_prune.py")
+    launch(main, "main_prune.py")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lab.cli import Parser, UserError, run
+from lab.cli import Parser, UserError, launch
 
 # isort: split
 from fairseq.checkpoint import average
@@ -26,4 +26,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "average_checkpoints.py")
+    launch(main, "average_checkpoints.py")

@@ -10,7 +10,7 @@ and BLEU: first sacreBLEU's of the detokenized text, then that of the tokens as 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from lab.cli import UserError, run
+from lab.cli import UserError, launch
 
 # isort: split
 from fairseq import foreign, foreign_text, options
@@ -182,4 +182,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "generate.py")
+    launch(main, "generate.py")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import UserError, run
+from lab.cli import UserError, launch
 
 # isort: split
 from fairseq import foreign, foreign_text, options
@@ -134,4 +134,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "interactive.py")
+    launch(main, "interactive.py")

@@ -8,11 +8,11 @@ reads text/train.de, text/train.en and so on: UTF-8, a sentence per line, words 
 import argparse
 from pathlib import Path
 
-from lab.cli import Parser, UserError, number, run
+from lab.cli import Parser, UserError, launch, number
 
 # isort: split
 from fairseq import foreign, foreign_text, indexed
-from fairseq.binarize import Settings, binarize
+from fairseq.binarize import Settings, write_numbered
 
 
 def build_parser() -> Parser:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, prefixes in (("valid", args.validpref), ("test", args.testpref)):
         for position, prefix in enumerate(prefixes.split(",") if prefixes else []):
             splits[f"{name}{position or ''}"] = prefix
-    binarize(
+    write_numbered(
         Settings(
             args.source_lang,
             args.target_lang,
@@ -92,4 +92,4 @@ def _check(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "preprocess.py")
+    launch(main, "preprocess.py")

@@ -3,7 +3,7 @@
 For example: python score.py --sys translations.txt --ref references.txt
 """
 
-from lab.cli import Parser, UserError, number, run
+from lab.cli import Parser, UserError, launch, number
 
 # isort: split
 from fairseq import foreign, foreign_text, subwords
@@ -49,4 +49,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "score.py")
+    launch(main, "score.py")

@@ -5,7 +5,7 @@
 Killed at any moment, the same command goes on from its last checkpoint.
 """
 
-from lab.cli import run
+from lab.cli import launch
 
 # isort: split
 from fairseq import options
@@ -21,4 +21,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "train.py")
+    launch(main, "train.py")

@@ -10,8 +10,8 @@ from timing import describe, medians
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from lab.data.batches import MEAN, STD
-from lab.data.images import Batches, ImageSet
+from lab.data.batches import MEAN, STD, Batches
+from lab.data.images import ImageSet
 
 IMAGES, BATCH_SIZE, REPEATS = 20_000, 128, 7
 

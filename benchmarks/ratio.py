@@ -6,7 +6,7 @@ Target: at least 1000x, ResNet56 to a tenth of its parameters (the rebuilding wa
 import copy
 
 from resnet_step import BLOCK_CONVS
-from resnet_step import resnet as build
+from resnet_step import build_resnet as build
 from timing import describe, medians
 from torch import nn
 

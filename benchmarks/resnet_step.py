@@ -12,7 +12,7 @@ from torch import nn
 import factorized
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pytorch_resnet_cifar10"))
-from resnet import BLOCK_CONVS, resnet  # noqa: E402  (an experiment's folder is not a package)
+from resnet import BLOCK_CONVS, build_resnet  # noqa: E402  (an experiment's folder is not a package)
 
 BATCH = 128
 
@@ -20,7 +20,7 @@ BATCH = 128
 def network(rank_scale: float = 0.0, path: str = "auto", channels_last: bool = False) -> nn.Module:
     """Return ResNet20 on the device, dense if `rank_scale` is 0."""
     torch.manual_seed(0)
-    model = resnet(20)
+    model = build_resnet(20)
     if rank_scale:
         factorized.factorize(model, rank_scale=rank_scale, rule="paper", init="kaiming", include=BLOCK_CONVS, path=path)
     return model.to(device(), memory_format=_format(channels_last)).train()

@@ -36,7 +36,7 @@ from fairseq.checkpoint import load_model  # noqa: E402
 from fairseq.config import architecture  # noqa: E402
 from fairseq.corpus import find_languages, load_dictionaries, load_split  # noqa: E402
 from fairseq.generation import shorten  # noqa: E402
-from fairseq.search import EOS, PAD, SearchSettings, search  # noqa: E402
+from fairseq.search import EOS, PAD, SearchSettings, beam_search  # noqa: E402
 from fairseq.transformer import Transformer, build_model  # noqa: E402
 
 BEAM, BATCH, WORDS, SOURCE = 5, 128, 10, 13
@@ -170,7 +170,7 @@ def main() -> None:
     found: dict[str, list] = {}
 
     def search_all(model: Transformer) -> list:
-        results = (search([model], batch, limit, settings) for batch, limit in zip(batches, limits))
+        results = (beam_search([model], batch, limit, settings) for batch, limit in zip(batches, limits))
         return [hypotheses for result in results for hypotheses in result]
 
     def ours() -> None:

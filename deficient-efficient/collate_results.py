@@ -14,7 +14,7 @@ import math
 import sys
 from pathlib import Path
 
-from lab.cli import Parser, UserError, run
+from lab.cli import Parser, UserError, launch
 
 # isort: split
 from deficient.counting import multiply_adds
@@ -52,7 +52,9 @@ def collate(folder: Path, module: str | None = None) -> dict | None:
             raise ValueError(f"its epoch is {epoch!r}")
         method = args["conv"] or args["module"]
         ratio = args["target_ratio"] or args["rank_scale"] or None
-        decay = "frob" if args["wd2fd"] else "reglr" if args["nocrswd"] else "crs"
+        decay = "reglr" if args["nocrswd"] else "crs"
+        if args["wd2fd"]:
+            decay = "frob"
         settings = {"student": args["mode"] == "student", "method": method, "setting": ratio, "decay": decay}
         settings |= {"spectral": args["spectral"], "seed": args["seed"]}
         size = 224 if args["dataset"] == "imagenet" else 32
@@ -128,4 +130,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "collate_results.py")
+    launch(main, "collate_results.py")

@@ -5,7 +5,7 @@ python count.py cifar10 --wrn-depth 28 --wrn-width 10 --conv TensorTrain_0.234
 
 from dataclasses import dataclass, replace
 
-from lab.cli import mistakes, run
+from lab.cli import launch, mistakes
 
 # isort: split
 from deficient.counting import multiply_adds
@@ -62,4 +62,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "count.py")
+    launch(main, "count.py")

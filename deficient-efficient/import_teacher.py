@@ -10,7 +10,7 @@ images are cropped as `main.py` crops them.
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import UserError, run
+from lab.cli import UserError, launch
 
 # isort: split
 from deficient.networks import Config, build
@@ -20,7 +20,7 @@ from torchvision.models import Wide_ResNet50_2_Weights
 import lab.settings
 from lab import checkpoint, flags
 from lab.data import folder as image_folder
-from lab.run import holds_run
+from lab.earlier import holds_run
 from lab.settings import Parser, flag
 
 WEIGHTS = Wide_ResNet50_2_Weights.IMAGENET1K_V1
@@ -90,4 +90,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "import_teacher.py")
+    launch(main, "import_teacher.py")

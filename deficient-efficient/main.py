@@ -9,7 +9,7 @@
 import dataclasses
 import math
 
-from lab.cli import UserError, mistakes, run
+from lab.cli import UserError, launch, mistakes
 
 # isort: split
 import torch
@@ -22,7 +22,7 @@ from torch import nn
 
 import factorized
 from lab import checkpoint, devices, training
-from lab.data.images import Batches
+from lab.data.batches import Batches
 from lab.flags import Factorization
 from lab.loop import Classifier, Epoch, cross_entropy, fit
 from lab.run import Run
@@ -216,4 +216,4 @@ def restored_history(run: Run, state: dict) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    run(main, "main.py")
+    launch(main, "main.py")

@@ -23,8 +23,8 @@ from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
 from .layers.tucker2 import Tucker2Conv2d
+from .linalg.channels import Tucker2, tucker2
 from .linalg.spectral import batch_spectral_init, spectral_init
-from .linalg.tucker2 import Tucker2, tucker2
 from .metrics import (
     frobenius_norm,
     frobenius_norms,

@@ -5,18 +5,15 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from .layers.base import KernelDecay
 from .leaves import parameters_of
-
-if TYPE_CHECKING:
-    from .decay import FrobeniusDecay
 
 # The layers that an optimizer decays. Copies of them are not among these.
 _attached: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -27,6 +24,31 @@ def attached(modules: Mapping[str, Any]) -> list[str]:
     return [name for name, module in modules.items() if module in _attached]
 
 
+class Decay(Protocol):
+    """What can be attached: `FrobeniusDecay`, as far as an optimizer's step asks for it."""
+
+    modules: dict[str, Any]
+    """The decayed layers by name."""
+    decoupled: bool
+    """Whether the decay acts after the step."""
+
+    @property
+    def coefficient(self) -> float:
+        """The factor of all that is added or subtracted."""
+
+    def attach(self, optimizer: Optimizer, in_backward: bool = False) -> "Attachment":
+        """Let every step of an optimizer decay."""
+
+    def penalty(self) -> Tensor:
+        """Return what the decay adds to the loss."""
+
+    def _add(self, scale: float = 1.0) -> None:
+        """Add the gradients, before the step."""
+
+    def _shrink(self, rates: Mapping[Tensor, float | Tensor]) -> None:
+        """Subtract the gradients times the rates of the parameters, after the step."""
+
+
 class Attachment:
     """What `FrobeniusDecay.attach` returns: the decay takes part in the optimizer's step until `remove()`.
 
@@ -35,7 +57,7 @@ class Attachment:
         in_backward: whether layers that compose their weight decay it in the backward pass.
     """
 
-    def __init__(self, decay: "FrobeniusDecay", optimizer: Optimizer, in_backward: bool):
+    def __init__(self, decay: Decay, optimizer: Optimizer, in_backward: bool):
         optimizer = innermost(optimizer)
         _check(decay, optimizer, in_backward)
         self.decay = decay
@@ -64,7 +86,7 @@ class Attachment:
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Add the gradients, or have the closure of this step do so each time that it has computed the others."""
-        closure = kwargs["closure"] if "closure" in kwargs else args[1] if len(args) > 1 else None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             self._add(optimizer)
             return None
@@ -121,7 +143,7 @@ def innermost(optimizer: object) -> Optimizer:
     )
 
 
-def _check(decay: "FrobeniusDecay", optimizer: Optimizer, in_backward: bool) -> None:
+def _check(decay: Decay, optimizer: Optimizer, in_backward: bool) -> None:
     """Refuse what would decay nothing, or twice, or not as asked for."""
     if decay.decoupled and in_backward:
         raise ValueError("a decoupled decay acts after the step, not in the backward pass: leave out in_backward")

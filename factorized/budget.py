@@ -26,9 +26,9 @@ class RankScale(NamedTuple):
 
     rank_scale: float
     parameters: int
-    """parameters of the factorized model"""
+    """The number of parameters of the factorized model."""
     ratio: float
-    """`parameters` over those of the dense model"""
+    """`parameters` over those of the dense model."""
 
 
 class ProductSize(NamedTuple):
@@ -37,7 +37,7 @@ class ProductSize(NamedTuple):
     m: int
     n: int
     scaled_dimension: int
-    """what the scale of the paper's rule is a fraction of"""
+    """The dimension that the scale of the paper's rule is a fraction of."""
     square: bool
     adds: tuple[int, int] | None = None
     """multiply-adds of one rank, and of the dense layer, if these are what counts and not parameters"""
@@ -82,7 +82,7 @@ class TensorSize(NamedTuple):
     """What the parameters of a convolution of a tensor's factors depend on. What it has for a rank is the scale."""
 
     form: Any
-    """the class"""
+    """The factorized class."""
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]

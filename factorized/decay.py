@@ -27,7 +27,8 @@ from .patterns import (
 )
 from .protocol import is_contracted, without_autocast
 
-_LARGE = 2**18  # elements of a factor; such ones gain nothing from a batch, for which they would have to be copied
+# Elements of a factor. Larger ones gain nothing from a batch, for which they would have to be copied.
+_LARGE_FACTOR = 2**18
 
 
 def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -112,7 +113,7 @@ class FrobeniusDecay:
         self._groups: list[list[Any]] = []
         for positions in group_by_shape(layers):
             group = [layers[position] for position in positions]
-            large = max(factor.numel() for factor in group[0].factors()) > _LARGE
+            large = max(factor.numel() for factor in group[0].factors()) > _LARGE_FACTOR
             self._groups += [[layer] for layer in group] if large else [group]
 
     @property

@@ -70,9 +70,9 @@ class Weight(NamedTuple):
 
     module: nn.Module
     tensor: Tensor | None
-    """the parameter, or None if the module computes it"""
+    """The parameter, or None if the module computes it."""
     obstacle: str | None
-    """why it stays dense, or None"""
+    """The reason why the weight stays dense, or None."""
 
 
 def weights(model: nn.Module, embeddings: bool = False, forms: Forms = FORMS) -> dict[str, Weight]:
@@ -104,7 +104,7 @@ def weights(model: nn.Module, embeddings: bool = False, forms: Forms = FORMS) ->
             continue
         for parameter_name, parameter in module._parameters.items():
             if parameter is not None and sum(size > 1 for size in parameter.shape) > 1:
-                own = name if parameter_name == "weight" else f"{name}.{parameter_name}" if name else parameter_name
+                own = name if parameter_name == "weight" else f"{name}.{parameter_name}".lstrip(".")
                 found[own] = Weight(module, parameter, _no_form(module, parameter_name))
     return found
 
@@ -120,9 +120,9 @@ class Choice(NamedTuple):
     weights: dict[str, Weight]
     layers: dict[str, nn.Module]
     dense: dict[str, str]
-    """the reason by name, of every weight that is not one of `layers`"""
+    """The reason by name, of every weight that is not one of `layers`."""
     sought: list[str]
-    """the names that `include` and `exclude` leave, eligible or not"""
+    """The names that `include` and `exclude` leave, eligible or not."""
 
 
 def choose(

@@ -1,16 +1,14 @@
 """The optimizer's parameter groups: which parameters get L2 decay, and which the decay of their product."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .decay import FrobeniusDecay
 from .leaves import parameters_of
 from .patterns import factorized_modules, unwrap
-
-if TYPE_CHECKING:
-    from .decay import FrobeniusDecay
 
 
 def parameter_groups(
@@ -40,7 +38,7 @@ def parameter_groups(
     ]
 
 
-def describe_decay(optimizer: Optimizer | Iterable[Mapping[str, Any]], decay: "FrobeniusDecay | None" = None) -> str:
+def describe_decay(optimizer: Optimizer | Iterable[Mapping[str, Any]], decay: FrobeniusDecay | None = None) -> str:
     """Return in words what decays what: `Frobenius decay 5e-4 on 54 tensors of 28 layers; L2 5e-4 on 53 tensors`.
 
     Tensors that nothing decays come last. Of factors only those that require gradients count.

@@ -13,7 +13,7 @@ from .layers.base import FactorizedLayer
 from .layers.factors import INITS, Fill, SquareFill
 from .layers.product import warn_of_padding
 from .patterns import factorized_modules
-from .plan import Budget, Plan, plan, warn, warn_or_refuse
+from .plan import Budget, Plan, planned, warn, warn_or_refuse
 from .start import Stats, check_stats, check_values, spectral_start, warn_of_missing
 from .table import report, run
 from .usage import check_choice, check_model, explained
@@ -105,7 +105,7 @@ def factorize(
         path = _path_of_steps(path)
     if stats is not None and init != "spectral":
         raise ValueError(f"stats weigh the spectral start and have no effect on init={init!r}")
-    todo = plan(
+    todo = planned(
         model, rank_scale=rank_scale, ranks=ranks, budget=Budget(ratio, cost, allocate, round_to, example_input, stats),
         include=include, exclude=exclude,
         embeddings=embeddings, square=square, rule=rule, strict=strict, layer=layer,
@@ -143,9 +143,9 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def _start_of(spectral: bool, init: str | Fill) -> str | Fill:
-    instead = "spectral" if spectral else "kaiming" if init == "spectral" else init
     if spectral and init != "spectral":
         raise ValueError(f"spectral=True and init={init!r} contradict each other; give init alone")
+    instead = "kaiming" if init == "spectral" and not spectral else init
     warnings.warn(f"spectral={spectral} is deprecated: say init={instead!r}", DeprecationWarning, stacklevel=4)
     return instead
 

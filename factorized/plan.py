@@ -38,12 +38,12 @@ class Plan(NamedTuple):
 
     choice: Choice
     forms: dict[str, Any]
-    """the factorized class of each of `choice.layers`"""
+    """The factorized class of each of `choice.layers`."""
     sizes: dict[str, Size]
     ranks: dict[str, float]
-    """of each layer that is factorized; a scale for a tensor layer"""
+    """The rank of each layer that is factorized; a scale for a tensor layer."""
     grown: dict[str, str]
-    """the layers that a scale below 1 enlarges without being told to, in words"""
+    """The layers that a scale below 1 enlarges without being told to, in words."""
 
     @property
     def products(self) -> list[str]:
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         return [name for name in self.ranks if issubclass(self.forms[name], ProductLayer)]
 
 
-def plan(
+def planned(
     model: nn.Module,
     *,
     rank_scale: float | None,

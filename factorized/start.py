@@ -19,7 +19,7 @@ from .usage import class_name
 
 Stats = Mapping[str, Moments]
 
-_LARGE = 2**18  # elements of a matrix
+_LARGE_MATRIX = 2**18  # elements of a matrix
 
 
 def check_values(layers: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ def spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLaye
     groups: dict[tuple, list[str]] = {}
     for name, layer in new.items():
         # A large matrix gains nothing from a batch, for which it would have to be copied.
-        alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE or name in stats else None
+        alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE_MATRIX or name in stats else None
         groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device, alone), []).append(name)
 
     def start(names: list[str]) -> None:

@@ -36,7 +36,7 @@ class Moments(NamedTuple):
     outputs: Tensor | None = None
     """Sum of `g g^T` over all positions, (m, m), where `g` is the gradient at an output; None without gradients."""
     positions: int = 0
-    """vectors that `inputs` is the mean of"""
+    """The number of vectors that `inputs` is the mean of."""
 
 
 def collect(

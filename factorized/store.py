@@ -222,10 +222,10 @@ def _check_names(
     """Raise ValueError unless the state fits what the model will be."""
     expected = dict(_expected(model, new))
     missing, surplus = expected.keys() - state.keys(), state.keys() - expected.keys()
-    if missing or surplus:
-        parts = [f"it lacks {_listed(sorted(missing))}"] * bool(missing)
-        parts += [f"it has {_listed(sorted(surplus))}, which the model has not"] * bool(surplus)
-        raise ValueError(f"{folder} is of another model: {'; '.join(parts)}")
+    lacks = f"it lacks {_listed(sorted(missing))}" if missing else ""
+    has = f"it has {_listed(sorted(surplus))}, which the model has not" if surplus else ""
+    if lacks or has:
+        raise ValueError(f"{folder} is of another model: {'; '.join(filter(None, [lacks, has]))}")
     for name, value in expected.items():
         if value.shape != state[name].shape:
             there, here = tuple(state[name].shape), tuple(value.shape)
@@ -266,8 +266,8 @@ def _assign(
     for name, value in state.items():
         now = present[name]
         ties.setdefault(id(now), []).append(name)
-        where = device if device is not None else "cpu" if now.is_meta else now.device
-        moved = value.to(where)
+        where = "cpu" if now.is_meta else now.device
+        moved = value.to(where if device is None else device)
         if name in channels_last:
             moved = moved.contiguous(memory_format=_FORMATS[moved.dim()])
         placed[name] = moved.clone() if uses[id(value)] > 1 else moved

@@ -25,21 +25,21 @@ class Row:
     name: str
     factorized: bool
     matrix: tuple[int, ...]
-    """shape of the product; of a dense layer that of its weight"""
+    """The shape of the product; of a dense layer that of its weight."""
     rank: Any
-    """an integer, or several for a tensor; None for a dense layer"""
+    """The rank, or the ranks of a tensor; None for a dense layer."""
     parameters: int
     dense_parameters: int
-    """parameters of the layer if it were dense"""
+    """The number of parameters of the layer if it were dense."""
     multiply_adds: int | None
-    """multiply-adds of the example; None if they are not known"""
+    """The multiply-adds of the example; None if they are not known."""
     dense_multiply_adds: int | None
     path: str
-    """how the layer runs, for a factorized one"""
+    """The execution path of a factorized layer."""
     reason: str
-    """why the layer is dense; empty for a factorized one, and for one that nothing was done to"""
+    """The reason why the layer is dense; empty for a factorized one, and for one that nothing was done to."""
     error: float | None = None
-    """what the start left out of a factorized weight, as a share of its norm (`ProductLayer.start_error`)"""
+    """What the start left out of a factorized weight, as a share of its norm (`ProductLayer.start_error`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Summary:
     """The layers of a model with their costs. `str` is a table; `as_dict` is for programs."""
 
     rows: tuple[Row, ...]
-    """in module order"""
+    """The layers in module order."""
     parameters: int
-    """parameters of the model"""
+    """The number of parameters of the model."""
     dense_parameters: int
-    """parameters of the model with its factorized layers dense"""
+    """The number of parameters of the model with its factorized layers dense."""
     multiply_adds: int | None
-    """multiply-adds of the layers, for the example; None without one"""
+    """The multiply-adds of the layers, for the example; None without one."""
     dense_multiply_adds: int | None
 
     @property
@@ -247,7 +247,8 @@ def calls_of(model: nn.Module, modules: set[nn.Module], example_input: Any) -> d
 
     def remember(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if isinstance(module, nn.MultiheadAttention):
-            args = (*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs))[:3]
+            named = [kwargs[name] for name in ("query", "key", "value") if name in kwargs]
+            args = (*args, *named)[:3]
             calls.setdefault(module.out_proj, []).append(((), output[0]))
         else:
             args = (*args, *kwargs.values())

@@ -143,7 +143,7 @@ def _escaped(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
 
 
-def run(main: Callable[[], object], prog: str) -> NoReturn:
+def launch(main: Callable[[], object], prog: str) -> NoReturn:
     """Call `main()` and exit: with status 0, or after one line for what has ended it.
 
     The status is 2 for a mistake of the user's, a `UserError` or an error of the system's or of numbers that no check
@@ -254,7 +254,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _report_interrupt(kind: type[BaseException], error: BaseException, trace) -> None:
-    """Print one line for Ctrl-C before `run` is called, while modules are imported; leave all else to Python."""
+    """Print one line for Ctrl-C before `launch` is called, while modules are imported; leave all else to Python."""
     if not issubclass(kind, KeyboardInterrupt):
         return sys.__excepthook__(kind, error, trace)
     print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr, flush=True)
@@ -281,9 +281,9 @@ def number(
     kind: type[int] | type[float], *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
 ) -> Callable[[str], float]:
     """Return an argparse type: a finite `kind` that is at least `least`, above `above` and at most `most`."""
-    bounds = [f"at least {least}"] * (least > -math.inf) + [f"above {above}"] * (above > -math.inf)
-    bounds += [f"at most {most}"] * (most < math.inf)
-    wanted = " ".join([{int: "an integer", float: "a number"}[kind], " and ".join(bounds)]).strip()
+    bounds = {"at least": least, "above": above, "at most": most}
+    words = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if abs(bound) < math.inf)
+    wanted = f"{'an integer' if kind is int else 'a number'} {words}".strip()
 
     def parse(text: str) -> float:
         try:

@@ -36,7 +36,7 @@ class Computing:
     rank: int = 0
     world_size: int = 1
     automatic: bool = False
-    """whether the memory format may depend on the network"""
+    """Whether the memory format may depend on the network."""
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self):

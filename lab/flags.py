@@ -11,10 +11,11 @@ from torch import nn
 from factorized import factorize, find_rank_scale, parameter_count
 from factorized.cost import PATHS
 
+from . import ROOT
 from .cli import mistakes, number
 from .settings import Settings, flag
 
-DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+DATA_DIR = ROOT / "data"
 COUNT, POSITIVE = number(int, least=0), number(int, least=1)
 REAL, SHARE = number(float, least=0), number(float, least=0, most=1)
 
@@ -169,11 +170,11 @@ class Factorization(NamedTuple):
     """What `apply` did to a model."""
 
     original: int
-    """parameters of the dense model"""
+    """The number of parameters of the dense model."""
     compressed: int
-    """parameters now"""
+    """The number of parameters now."""
     rank_scale: float
-    """0 for a model left dense"""
+    """The rank scale; 0 for a model left dense."""
 
     @property
     def ratio(self) -> float:

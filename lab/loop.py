@@ -26,9 +26,9 @@ class Averages(NamedTuple):
 
     loss: float
     top1: float
-    """accuracy in percent"""
+    """The accuracy in percent."""
     top5: float
-    """share of images whose class is among the five most likely, in percent"""
+    """The share of images whose class is among the five most likely, in percent."""
 
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,13 +115,13 @@ class Epoch:
     """What one epoch led to."""
 
     index: int
-    """from 0"""
+    """The index of the epoch, from 0."""
     train: Averages
     valid: Averages
     best: float
-    """highest validation accuracy so far, percent"""
+    """The highest validation accuracy so far, in percent."""
     best_epoch: int | None
-    """the epoch that it was reached in, from 1; None if that is not known"""
+    """The epoch that it was reached in, from 1; None if that is not known."""
     is_best: bool
 
     def scalars(self, rate: float) -> dict[str, float]:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 import factorized
 
+from . import ROOT
 from .checkpoint import save_json
 from .cli import printable
 
-ROOT = Path(__file__).resolve().parent.parent
 PROGRESS = "progress.json"
 
 
@@ -31,27 +31,27 @@ class Summary:
     """What every `results.json` begins with, whatever else it holds."""
 
     study: str
-    """name of the study's folder"""
+    """The name of the study's folder."""
     network: str
     data: str
     method: str
-    """in words: dense or low-rank, how the factors started, which decay"""
+    """The method in words: dense or low-rank, how the factors started, which decay."""
     metric: str
-    """what `best` and `final` are"""
+    """The measure that `best` and `final` are of."""
     best: float
-    """highest, or lowest of an error or loss, after any epoch"""
+    """The highest value, or the lowest of an error or loss, after any epoch."""
     final: float
-    """after the last epoch"""
+    """The value after the last epoch."""
     epochs: int
     seed: int
     rank_scale: float
-    """0 without one"""
+    """The rank scale; 0 without one."""
     parameters: int
     dense_parameters: int
     decay_budget: float | None
-    """`factorized.decay_budget` of the whole run; None where the learning rates are not known beforehand"""
+    """`factorized.decay_budget` of the whole run; None where the learning rates are not known beforehand."""
     validation: str
-    """the examples that `best` and `final` are measured on, in words"""
+    """The examples that `best` and `final` are measured on, in words."""
 
     def fields(self) -> dict[str, Any]:
         """Return the fields by the names that they have in the file, with the ratio of the parameter counts."""

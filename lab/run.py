@@ -13,7 +13,6 @@ Leaving the block closes the events, frees the folder and ends the process group
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -23,9 +22,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from . import checkpoint
+from . import checkpoint, earlier
 from .cli import Terminated, UserError
 from .devices import Computing
+from .earlier import files_of_run, holds_run, is_in
 from .lock import NAME, Busy, Lock
 from .record import Record, Summary
 from .settings import defaults, names, plain, plain_value, published
@@ -39,8 +39,8 @@ class Run:
     """A run in its folder. `open` makes one.
 
     Attributes:
-        folder: of the run.
-        args: its arguments, with the folder that was chosen in place of the one that was asked for.
+        folder: the folder of the run.
+        args: the arguments, with the folder that was chosen in place of the one that was asked for.
         source: the checkpoint that it goes on from, None for a new one.
         replaces: whether `begin` will remove an earlier run, as `--overwrite` asks.
         state: what `restore` has found there.
@@ -158,7 +158,7 @@ class Run:
         if source and not source.is_file():
             raise UserError(f"{self._flag} {source}: no such file")
         if is_in(source, folder):
-            if old := self._old_arguments():
+            if old := earlier.arguments_of(folder, self._instead()):
                 self._check_arguments(old, f"{folder} holds", {*self._free, *_LENGTH})
         elif holds_run(folder, self.files) and not getattr(self.args, "overwrite", False):
             raise UserError(
@@ -170,7 +170,7 @@ class Run:
     def _continued(self) -> Path | None:
         """Return the checkpoint of the run that is in the folder, if it has one."""
         folder, path = self.folder, self.folder / self.files[0]
-        if old := self._old_arguments():
+        if old := earlier.arguments_of(folder, self._instead()):
             self._check_arguments(old, f"{folder} holds", self._free)
         elif holds_run(folder, self.files):
             raise UserError(f"{folder} holds files of a run, but no args.json that says which; {self._instead()}")
@@ -190,21 +190,6 @@ class Run:
         if isinstance(begun, str) and begun not in ("", "auto"):
             raise UserError(f"{folder} has no checkpoint yet of its run, which began with {begun}: start it again so")
         return None
-
-    def _old_arguments(self) -> dict:
-        """Return the arguments of the run in the folder, {} if there is none."""
-        path = self.folder / "args.json"
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except NotADirectoryError:  # which opening it says better
-            return {}
-        except (OSError, ValueError, RecursionError):
-            old = None
-        if not isinstance(old, dict):
-            raise UserError(f"{path} cannot be read; {self._instead()}")
-        return old
 
     def _check_arguments(self, old: Mapping, where: str, free: Collection[str]) -> None:
         """Raise UserError if arguments differ from those of the run that is to be continued, some aside."""
@@ -275,7 +260,7 @@ class Run:
             if self._goes_on():  # until it ends again, it is not finished
                 (self.folder / "results.json").unlink(missing_ok=True)
             elif getattr(self.args, "overwrite", False):
-                for path in _files_of_run(self.folder, self.files):
+                for path in files_of_run(self.folder, self.files):
                     path.unlink(missing_ok=True)
             checkpoint.save_json(self.folder / "args.json", plain(self.args))
         except OSError as error:
@@ -310,27 +295,6 @@ class Run:
         command = "the same command" if given else f"the same command with {self._again}"
         where = "from the last checkpoint" if self._saved else "from the beginning: there is no checkpoint yet"
         return f"{command} goes on in {self.folder}, {where}"
-
-
-def holds_run(folder: Path, files: Iterable[str]) -> bool:
-    """Tell whether there are files of a run in `folder`; `files` as in `Run.open`."""
-    return bool(_files_of_run(folder, files))
-
-
-def _files_of_run(folder: Path, files: Iterable[str]) -> list[Path]:
-    return [path for name in ("args.json", "results.json", "events.out.*", *files) for path in folder.glob(name)]
-
-
-def is_in(path: Path | None, folder: Path) -> bool:
-    """Return whether there is a `path` and it lies directly in `folder`, however the two are spelled.
-
-    A link in the folder to a file elsewhere does.
-    """
-    return path is not None and os.path.realpath(folder) in (os.path.realpath(path.parent), _parent_of_target(path))
-
-
-def _parent_of_target(path: Path) -> str:
-    return os.path.dirname(os.path.realpath(path))
 
 
 def _check_progress(state: Mapping) -> None:

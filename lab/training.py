@@ -201,8 +201,9 @@ def tell(
     )
     processes = f", {computing.world_size} processes" if computing.world_size > 1 else ""
     order = ", channels-last" if computing.memory_format == torch.channels_last else ""
+    compiled = ", compiled" if computing.compile else ""
     precision = "float32" if computing.amp is None else f"{args.amp} by autocast"
-    say(f"network: {network} on {computing.device}{processes}, {precision}{order}{', compiled' * computing.compile}")
+    say(f"network: {network} on {computing.device}{processes}, {precision}{order}{compiled}")
     say(describe(counts))
     if counts.compressed != counts.original:
         example = torch.zeros(1, 3, height, width, device=computing.device)
@@ -256,9 +257,11 @@ def results(
         best: highest validation accuracy in the checkpoint of that run.
     """
     final = last.valid.top1 if last else classifier.evaluate(valid).top1
+    if last:
+        best = last.best
     return {
         "final validation accuracy": final,
-        "best validation accuracy": last.best if last else final if best is None else best,
+        "best validation accuracy": final if best is None else best,
         "original parameter count": counts.original,
         "compressed parameter count": counts.compressed,
         "compression ratio": counts.ratio,

@@ -19,7 +19,7 @@ import difflib
 import importlib
 import sys
 
-from lab.cli import UserError, run
+from lab.cli import UserError, launch
 
 # The module of each command; it has the command's name where nothing else is said.
 COMMANDS = dict.fromkeys(("scripts", "run", "status", "results", "diff", "keep", "table", "figures"))
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "python -m paper")
+    launch(main, "python -m paper")

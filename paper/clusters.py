@@ -72,7 +72,7 @@ class Local:
     """
 
     seconds = 0.5
-    """between two looks at the jobs"""
+    """The seconds between two looks at the jobs."""
 
     def __init__(self, folder: Path, jobs: int = 0):
         devices = gpus()
@@ -128,7 +128,7 @@ class Slurm:
     """
 
     seconds = 5.0
-    """between two looks at the queue"""
+    """The seconds between two looks at the queue."""
 
     room = 1_000_000
 

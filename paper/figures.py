@@ -129,7 +129,7 @@ def against(
     return Panel(title, x_label, tuple(lines), points=True, logarithmic=True, level=level)
 
 
-def figures(section: Section, args: argparse.Namespace) -> Iterator[tuple[str, list[Panel]]]:
+def figures_of(section: Section, args: argparse.Namespace) -> Iterator[tuple[str, list[Panel]]]:
     """Yield the figures of a section: the last part of the name of the file, and the panels."""
     cells = group(section.runs, args.by)
     for common, members in [({}, cells)] if args.by else _courses(cells):
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     runs, _ = selected(args, found)
     made = []
     for section in sections(runs):
-        for name, panels in figures(section, args):
+        for name, panels in figures_of(section, args):
             if panels:
                 path = folder / f"{file_name(section.network, section.data, name)}.png"
                 write(panels, path)

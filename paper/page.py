@@ -56,7 +56,7 @@ if (wanted) wanted.oninput = () => {
 """
 
 
-def page(title: str, body: Iterable[str], refresh: int | None = None) -> str:
+def whole_page(title: str, body: Iterable[str], refresh: int | None = None) -> str:
     """Return a page.
 
     Args:

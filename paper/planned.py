@@ -25,7 +25,7 @@ class Planned:
         return f"python -m paper run {self.study} --only {self.setting}"
 
 
-def planned(study: Study, setting: Setting) -> list[Planned]:
+def plans_of(study: Study, setting: Setting) -> list[Planned]:
     """Return the trainings of a setting, described as runs of it will be."""
     variables = dict(setting.variables)
 

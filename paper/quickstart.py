@@ -6,6 +6,7 @@ and what to do next.
 
 import contextlib
 import os
+import runpy
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -18,7 +19,7 @@ from lab.cli import Parser, number
 from .charts import draw
 from .figures import course, learning_curves
 from .method import PLAIN
-from .report import report, write
+from .report import page_about, write
 from .runs import Found, Run, find
 from .statistics import paired_difference
 from .summary import Options, sections, table_of
@@ -39,7 +40,7 @@ SHARED = (
 )
 
 STEPS = 3 * 45
-COLUMNS = ("trials", "parameters", "training loss", "last", "difference", "seconds")
+SHOWN = ("trials", "parameters", "training loss", "last", "difference", "seconds")
 NORM = "mean Frobenius norm of the convolutions"
 
 INTRODUCTION = """\
@@ -78,13 +79,12 @@ def train(name: str, seed: int, folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    sys.path.insert(0, str(STUDY))
-    import trainer
-
+    sys.path.insert(0, str(STUDY))  # where the program looks for its own modules
+    program = runpy.run_path(str(STUDY / "trainer.py"))
     folder.mkdir(parents=True, exist_ok=True)
     argv = [*SHARED, *METHODS[name], "--seed", str(seed), "--save-dir", str(folder), "--overwrite"]
     with open(folder / "log.txt", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        trainer.main(argv)
+        program["main"](argv)
 
 
 def build_parser() -> Parser:
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     show({name: found[name].runs for name in METHODS}, args.out / "curves.png")
     every = Found([run for name in METHODS for run in found[name].runs], [], [])
     page = args.out.resolve() / "report.html"
-    write(report(every, "ResNet20 on digits, dense and factorized four ways", {}), page)
+    write(page_about(every, "ResNet20 on digits, dense and factorized four ways", {}), page)
     print(f"All of it on one page, to be opened in a browser: {page}")
 
 
@@ -121,7 +121,7 @@ def show(runs: dict[str, list[Run]], figure: Path) -> None:
     norm = course({name: [run.curves for run in trials] for name, trials in runs.items()}, "metric/FrobNorm", NORM)
     draw([*learning_curves(runs), *filter(None, [norm])], figure)
     (section,) = sections(run for trials in runs.values() for run in trials)
-    print(f"\n{as_text(table_of(section, Options(columns=COLUMNS)))}\n")
+    print(f"\n{as_text(table_of(section, Options(columns=SHOWN)))}\n")
     final = {name: [run.results["final"] for run in trials] for name, trials in runs.items()}
     sure = [name for name in ("SI", "FD", "SI & FD") if paired_difference(final[name], final[PLAIN]).is_beyond_chance]
     verdict = f"The difference in accuracy to plain is beyond chance for: {', '.join(sure) or 'none of the three'}."

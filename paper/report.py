@@ -18,8 +18,8 @@ from lab.checkpoint import write_whole
 from lab.cli import Parser, UserError, number, printable
 
 from .events import Curves, curves_of_events
-from .figures import figures
-from .page import courses, page, pairs, picture
+from .figures import figures_of
+from .page import courses, pairs, picture, whole_page
 from .reproduce import command_of
 from .runs import Found, Run, Unfinished, find, portable
 from .status import STATES
@@ -36,7 +36,7 @@ Pictures = dict[tuple, str]
 """Figures that have been drawn already, by what is in them."""
 
 
-def report(found: Found, title: str, pictures: Pictures, refresh: int | None = None) -> str:
+def page_about(found: Found, title: str, pictures: Pictures, refresh: int | None = None) -> str:
     """Return the page.
 
     Args:
@@ -54,7 +54,7 @@ def report(found: Found, title: str, pictures: Pictures, refresh: int | None = N
     written = time.strftime("%Y-%m-%d %H:%M:%S")
     body = [f"<p>{states or 'no runs yet'}. <span class=note>Written at {written}.</span></p>", f"<nav>{links}</nav>"]
     body += [f'<section id="{_anchor(name)}"><h2>{name}</h2>\n{text}</section>' for name, text in full.items()]
-    return page(title, body, refresh)
+    return whole_page(title, body, refresh)
 
 
 def _anchor(name: str) -> str:
@@ -76,7 +76,7 @@ def _tables(found: Found) -> Iterator[str]:
 def _figures(found: Found, pictures: Pictures) -> Iterator[str]:
     for study, section in _sections(found):
         flags = argparse.Namespace(by=(), last=Options().last)
-        for name, panels in figures(section, flags):
+        for name, panels in figures_of(section, flags):
             key = (study, section.title, name, *(run.identity for run in section.runs))
             if panels:
                 if key not in pictures:
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], object] = time.
         if not args.watch and not (found.runs or found.unfinished):
             why = "; ".join(f"{path} {why}" for path, why in found.passed[:3])
             raise UserError(why or f"there are no runs in {', '.join(map(str, args.results))}")
-        write(report(found, args.title, pictures, args.watch), args.out)
+        write(page_about(found, args.title, pictures, args.watch), args.out)
         print(f"{args.out.resolve()}: {len(found.runs)} finished runs, {len(found.unfinished)} others")
         if not args.watch:
             return

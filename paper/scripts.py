@@ -18,13 +18,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
 
+from lab import ROOT
 from lab.checkpoint import write_whole
 from lab.cli import Parser, UserError, number
 
 from .setting import Setting, Study
 from .studies import STUDIES
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "generated-scripts"
 WRITER = "python -m paper scripts"
 MARK = f"#!/usr/bin/env bash\n# Written by {WRITER}"
@@ -74,7 +74,10 @@ def pack(
     slots = []
     for device, jobs in sorted(placed.items()):
         setting, share = jobs[0]
-        name = f"slot_{device}" if len(jobs) > 1 else f"{setting.name}--{share[0]}" if one_trial else setting.name
+        if len(jobs) > 1:
+            name = f"slot_{device}"
+        else:
+            name = f"{setting.name}--{share[0]}" if one_trial else setting.name
         slots.append(Slot(device, name, tuple(reversed(jobs) if longest_first else jobs)))
     return slots
 
@@ -225,7 +228,7 @@ def write(
             path.unlink()
         _write(folder / "manifest.json", json.dumps(content, indent=2) + "\n", 0o644)
     if stale:
-        names = ", ".join(path.name for path in stale[:3]) + ", ..." * (len(stale) > 3)
+        names = ", ".join([path.name for path in stale[:3]] + (["..."] if len(stale) > 3 else []))
         done += f"; {'would remove' if dry_run else 'removed'} {len(stale)} scripts of an earlier call: {names}"
     return done
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from lab import ROOT
 from lab.cli import Parser, UserError
 from lab.lock import is_held
 
-from .scripts import FOLDER, ROOT, markers, read_manifest
+from .scripts import FOLDER, markers, read_manifest
 from .setting import Setting, Study
 from .studies import STUDIES
 
@@ -52,7 +53,7 @@ def _accuracy(path: Path) -> float | None:
         return None
 
 
-def runs(study: Study, jobs: list[dict], results: str | None) -> Iterator[Run]:
+def runs_of(study: Study, jobs: list[dict], results: str | None) -> Iterator[Run]:
     """Yield the training runs of the jobs in a manifest.
 
     Args:
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         jobs = [job for job in read_manifest(scripts) if fnmatchcase(job["name"], args.only)]
         if args.results and not (ROOT / study.folder / args.results).is_dir():
             continue
-        found = list(runs(study, jobs, args.results))
+        found = list(runs_of(study, jobs, args.results))
         if found:
             lines += table(found, args.all) + [f"{study.folder}: {_count(found).strip()}"]
     if not lines and args.results:

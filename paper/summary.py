@@ -17,7 +17,7 @@ from lab.cli import Parser, UserError, number
 
 from .cells import FIELDS, Cell, Comparison, fields_of, group, sort_key
 from .method import ORDER, PLAIN
-from .planned import Planned, planned
+from .planned import Planned, plans_of
 from .published import PUBLISHED
 from .results import add_places
 from .runs import Found, Run, find, places
@@ -214,7 +214,7 @@ def selected(args: argparse.Namespace, found: Found) -> tuple[list[Run], list[Pl
     if args.places is None or args.missing:
         for setting in study.settings:
             if fnmatchcase(setting.name, args.only):
-                plans += planned(study, setting)
+                plans += plans_of(study, setting)
     if not runs and not plans:
         raise UserError(f"no run and no setting of {args.study} is named like {args.only}")
     for name in args.by if runs else ():
@@ -265,7 +265,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def tables(args: argparse.Namespace) -> tuple[list[Table], Found]:
+def tables_asked_for(args: argparse.Namespace) -> tuple[list[Table], Found]:
     """Return the tables that the command line asks for, and what they were made of."""
     options = Options(tuple(args.by), args.against, args.compare, args.last, tuple(args.columns))
     found = find(_places(args), args.study)
@@ -282,7 +282,7 @@ def _places(args: argparse.Namespace) -> list[Path]:
 def main(argv: list[str] | None = None) -> None:
     """Print, or write, the tables that the command line asks for."""
     args = build_parser().parse_args(argv)
-    made, found = tables(args)
+    made, found = tables_asked_for(args)
     text = "\n\n".join(FORMS[args.format](one) for one in made)
     for path, why in found.passed:
         text_of_it = f"passed over: {path} {why}"

@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
     view.say(f"{len(trials)} trials of {len(settings)} settings, {cluster.words}; results in {folder}")
     sweep = Sweep(trials, cluster, view)
     sweep.run({"PYTHON": sys.executable})
-    report(sweep, view)
+    tell(sweep, view)
 
 
 def make_cluster(args: argparse.Namespace, folder: Path) -> Local | Slurm:
@@ -317,7 +317,7 @@ def make_cluster(args: argparse.Namespace, folder: Path) -> Local | Slurm:
     return Slurm(folder, args.jobs, {**options, "additional_parameters": pairs("--sbatch", args.sbatch)})
 
 
-def report(sweep: Sweep, view: View) -> None:
+def tell(sweep: Sweep, view: View) -> None:
     """Say what has failed, and with which last words.
 
     Raises:

@@ -13,10 +13,15 @@ TENSOR_MINUTES = 180
 def _tensor(decomposition: str, ratio: float, spectral: bool = False, decay: str = "reglr") -> Setting:
     """One setting; the ratio is that of parameters for `Conv`, and the rank scale for the others."""
     low_rank = decomposition == "Conv"
-    method = "+".join(["spectral"] * spectral + [decay] * (decay != "reglr")) or "reglr"
+    parts = {"spectral": spectral, decay: decay != "reglr"}
+    method = "+".join(name for name, used in parts.items() if used) or "reglr"
     argv: tuple[str, ...] = ("main.py", "$DATA", "teacher", "--wrn_depth", "28", "--wrn_width", "10", "--GPU", "$GPU")
     argv += ("--epochs", "200", "--conv", "$CONV", "-t", "$LOGDIR", "--seed", "$TRIAL")
-    argv += (("--target-ratio", "$RATIO") if low_rank else ()) + ("--spectral",) * spectral + TENSOR_DECAYS[decay]
+    if low_rank:
+        argv += ("--target-ratio", "$RATIO")
+    if spectral:
+        argv += ("--spectral",)
+    argv += TENSOR_DECAYS[decay]
     return Setting(
         name=f"{decomposition}-{ratio}-{method}",
         variables=(

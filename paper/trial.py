@@ -27,7 +27,7 @@ class Progress:
     total: float
     unit: str
     rate: float
-    """units a second"""
+    """The number of units a second."""
 
 
 @dataclass(frozen=True, eq=False)

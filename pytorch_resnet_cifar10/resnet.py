@@ -64,6 +64,6 @@ class ResNet(nn.Module):
         return [conv for stage in (self.layer1, self.layer2, self.layer3) for b in stage for conv in (b.conv1, b.conv2)]
 
 
-def resnet(depth: int, num_classes: int = 10) -> ResNet:
+def build_resnet(depth: int, num_classes: int = 10) -> ResNet:
     """Return the network of this depth, one of `DEPTHS`."""
     return ResNet((depth - 2) // 6, num_classes)

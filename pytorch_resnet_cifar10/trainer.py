@@ -6,16 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cli import run
+from lab.cli import launch
 
 # isort: split
 import torch
 from norms import NormImposer, NormRecorder, read_norms
-from resnet import BLOCK_CONVS, DEPTHS, ResNet, resnet
+from resnet import BLOCK_CONVS, DEPTHS, ResNet, build_resnet
 
 import factorized
 from lab import checkpoint, devices, flags, training
-from lab.data.images import Batches
+from lab.data.batches import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.run import Run
 from lab.settings import Parser, flag
@@ -97,7 +97,7 @@ def build_model(args: Settings, num_classes: int) -> tuple[ResNet, flags.Factori
     def noisy(identity: torch.Tensor) -> torch.Tensor:
         return identity + args.residual * torch.randn_like(identity) if args.residual else identity
 
-    model = resnet(_depth(args), num_classes)
+    model = build_resnet(_depth(args), num_classes)
     middle = noisy if args.square else None
     return flags.apply(model, args, include=BLOCK_CONVS, square=args.square, square_init=middle)
 
@@ -238,4 +238,4 @@ def _depth(args: Settings) -> int:
 
 
 if __name__ == "__main__":
-    run(main, "trainer.py")
+    launch(main, "trainer.py")

@@ -1,6 +1,5 @@
 """Every network of every study, with every kind of convolution, as small as its definition lets it be."""
 
-import argparse
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +17,7 @@ from resnet import BLOCK_CONVS, ResNet
 from torch import Tensor, nn
 
 from lab import flags
+from tests.harness import asked
 
 FORMS = {"dense": {}, "low-rank": {"rank_scale": 0.1}, "spectral": {"rank_scale": 0.1, "spectral": True}}
 
@@ -34,19 +34,14 @@ IMPOSSIBLE |= {(network, conv) for network in ("MobileNetV2", "DARTS") for conv 
 CLASSES = tuple("abcde")
 
 
-def _asked(form: str, **more) -> argparse.Namespace:
-    asked = {"rank_scale": 0.0, "target_ratio": 0.0, "strict": False, "spectral": False, "rank_path": "auto"}
-    return argparse.Namespace(**{**asked, "kaiming": False, **FORMS[form], **more})
-
-
 def _resnet(form: str, square: bool = False) -> nn.Module:
-    model, _ = flags.apply(ResNet(1, len(CLASSES)), _asked(form), include=BLOCK_CONVS, square=square)
+    model, _ = flags.apply(ResNet(1, len(CLASSES)), asked(**FORMS[form]), include=BLOCK_CONVS, square=square)
     return model
 
 
 def _compression(network: str, depth: int, form: str, kaiming: bool) -> nn.Module:
     model, _ = compression.factorize(
-        compression.build(network, depth, len(CLASSES), kaiming), _asked(form, kaiming=kaiming)
+        compression.build(network, depth, len(CLASSES), kaiming), asked(**FORMS[form], kaiming=kaiming)
     )
     return model
 

@@ -1,11 +1,11 @@
 """What the programs write by default is ignored by git, and no file of the project is."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.harness import REPOSITORY
+
 WRITTEN = [
     "data/cifar-10-batches-py/data_batch_1",
     "pytorch_resnet_cifar10/generated-scripts/manifest.json",

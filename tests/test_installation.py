@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import factorized
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.harness import REPOSITORY
 
 
 def run(*command: object, cwd: Path) -> str:

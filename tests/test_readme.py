@@ -14,9 +14,9 @@ import train
 import trainer
 
 from lab.data import images
+from tests.harness import REPOSITORY, load_program
 from tests.resnet import tiny
 from tests.transformer import tiny as tiny_translation
-from tests.transformer.programs import load_program
 
 PROGRAM = "python trainer.py "
 SMALL = "--hidden-size 16 --filter-size 32 --num-layers 1 --num-heads 2 --max-update 3 --device cpu"
@@ -24,13 +24,16 @@ TRANSLATION = {  # by the program: what runs, and with which flags besides those
     "train.py": (train, SMALL),
     "generate.py": (generate, "--max-len-b 5 --device cpu"),
     "interactive.py": (interactive, "--max-len-b 5 --device cpu"),
-    "data/make-numbers.py": (load_program("data/make-numbers.py"), "--train 50 --valid 5 --test 5 --destdir ."),
+    "data/make-numbers.py": (
+        load_program("Transformer-PyTorch/data/make-numbers.py"),
+        "--train 50 --valid 5 --test 5 --destdir .",
+    ),
 }
 
 
 def lines() -> list[str]:
     """Return the lines of the shell blocks, in order, without comments."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (tiny.REPOSITORY / "README.md").read_text(), re.M | re.S)
+    blocks = re.findall(r"^```sh\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.M | re.S)
     return [line.split(" # ")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
@@ -56,7 +59,7 @@ def test_the_commands_run_one_after_another(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["--rank-scale", "--target-ratio", "--wd2fd", "--resume", "--holdout", "--seed"])
 def test_flags_in_the_text_exist(flag):
-    assert flag in (tiny.REPOSITORY / "README.md").read_text()
+    assert flag in (REPOSITORY / "README.md").read_text()
     assert flag in trainer.build_parser().format_help()
 
 
@@ -65,7 +68,7 @@ def test_the_translation_commands_run_one_after_another(tmp_path, monkeypatch, c
     every, used = lines(), []
     for line in every[every.index("cd Transformer-PyTorch") :]:
         if line.startswith("sh data/prepare-iwslt14.sh"):
-            assert (tiny.REPOSITORY / "Transformer-PyTorch" / line.split()[1]).is_file()
+            assert (REPOSITORY / "Transformer-PyTorch" / line.split()[1]).is_file()
             (tmp_path / "tiny").mkdir()
             shutil.move(tiny_translation.make_data(tmp_path / "tiny"), "data-bin/iwslt14.tokenized.de-en")
         match = re.fullmatch(r"(?:echo (.*) \| )?python (\S+\.py)(.*)", line)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.harness import REPOSITORY
 
 
 def setup(*words: str, script: Path = REPOSITORY / "setup.sh", **environment: str) -> subprocess.CompletedProcess:

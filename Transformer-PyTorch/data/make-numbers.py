@@ -10,10 +10,10 @@ from pathlib import Path
 TRANSFORMER = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TRANSFORMER))  # the package fairseq is there
 
-from fairseq.preparation.finish import finish  # noqa: E402
-from fairseq.preparation.numerals import numerals  # noqa: E402
+from fairseq.preparation.finish import write  # noqa: E402
+from fairseq.preparation.numerals import draw  # noqa: E402
 
-from lab.cli import Parser, UserError, number, run  # noqa: E402
+from lab.cli import Parser, UserError, launch, number  # noqa: E402
 
 MOST = 200_000  # pairs, of 1.4 million numbers and dates; drawing the last ones would take ever longer
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     if sum(pairs.values()) > MOST:
         raise UserError(f"--train, --valid and --test must be {MOST} pairs together, at most")
     how = {"corpus": "numbers", **pairs, "merges": args.merges, "seed": args.seed}
-    finish(numerals(pairs, args.seed), args.destdir, "numbers.de-en", how, args.merges)
+    write(draw(pairs, args.seed), args.destdir, "numbers.de-en", how, args.merges)
 
 
 if __name__ == "__main__":
-    run(main, "make-numbers.py")
+    launch(main, "make-numbers.py")

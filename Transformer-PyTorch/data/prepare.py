@@ -15,7 +15,7 @@ sys.path.insert(0, str(TRANSFORMER))  # the package fairseq is there
 from fairseq.preparation import corpora, finish  # noqa: E402
 from fairseq.preparation.fetch import Files  # noqa: E402
 
-from lab.cli import Parser, UserError, number, run  # noqa: E402
+from lab.cli import Parser, UserError, launch, number  # noqa: E402
 
 
 def build_parser() -> Parser:
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     kept = args.destdir / "data" / "orig" / args.corpus
     files = Files(args.at_hand, args.url or corpus.mirrors, kept, dict(args.sha256))
     text = corpora.prepared(corpus, files, args.any_size)
-    finish.finish(text, args.destdir, name, how, merges, args.words or 0)
+    finish.write(text, args.destdir, name, how, merges, args.words or 0)
 
 
 if __name__ == "__main__":
-    run(main, "prepare")
+    launch(main, "prepare")

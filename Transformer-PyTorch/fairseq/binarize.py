@@ -49,7 +49,7 @@ class Settings:
         return Path(f"{self.splits[split]}.{language}")
 
 
-def binarize(settings: Settings) -> None:
+def write_numbered(settings: Settings) -> None:
     """Write dictionaries and numbered sentences, all of them or none, and print how many there are.
 
     Raises:

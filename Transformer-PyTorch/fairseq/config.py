@@ -22,41 +22,41 @@ class TransformerConfig:
     """What determines a Transformer besides its vocabularies. Contradictions are a `ValueError`."""
 
     hidden_size: int
-    """width `d` of embeddings and layers"""
+    """The width `d` of embeddings and layers."""
     filter_size: int
-    """width `f` inside the feed-forward networks"""
+    """The width `f` inside the feed-forward networks."""
     num_layers: int
-    """layers of the encoder, and of the decoder, where these do not have numbers of their own"""
+    """The number of layers of encoder and decoder, where these do not have numbers of their own."""
     num_heads: int
-    """attention heads; divides the width"""
+    """The number of attention heads, which divides the width."""
     encoder_layers: int | None = None
-    """layers of the encoder; None for `num_layers`"""
+    """The number of layers of the encoder; None for `num_layers`."""
     decoder_layers: int | None = None
-    """layers of the decoder; None for `num_layers`"""
+    """The number of layers of the decoder; None for `num_layers`."""
     dropout: float = 0.1
-    """after the embeddings and after every sublayer"""
+    """The share of entries dropped after the embeddings and after every sublayer."""
     attention_dropout: float = 0.0
-    """of attention weights"""
+    """The share of attention weights dropped."""
     relu_dropout: float = 0.1
-    """inside the feed-forward networks"""
+    """The share of entries dropped inside the feed-forward networks."""
     position: str = "learned"
-    """position embeddings: learned, timing (sinusoids) or nopos (none)"""
+    """The kind of position embeddings: learned, timing (sinusoids) or nopos (none)."""
     share_input_output_embed: bool = False
-    """use the table of the target's embeddings as the weight of the output layer"""
+    """Whether the table of the target's embeddings is the weight of the output layer, too."""
     share_all_embeddings: bool = False
-    """use it for the source as well"""
+    """Whether that table serves the source as well."""
     rank_scale: float = 0.0
-    """ranks and widths of heads as a fraction of the full ones; 0 and 1 are dense"""
+    """Ranks and widths of heads as a fraction of the full ones; with 0 and 1 the model is dense."""
     cross_mask: bool = True
-    """keep the decoder from attending to the padding of the source"""
+    """Whether the decoder is kept from attending to the padding of the source."""
     max_positions: int = 1024
-    """rows of the learned position tables; otherwise most tokens of a source"""
+    """The number of rows of the learned position tables; otherwise the most tokens of a source."""
     spectral: bool = False
-    """start two-factor layers from the spectral initialization of a dense start"""
+    """Whether two-factor layers start from the spectral initialization of a dense start."""
     spectral_quekey: bool = False
-    """balance the factors of every query-key product at the start"""
+    """Whether the factors of every query-key product are balanced at the start."""
     spectral_outval: bool = False
-    """balance the factors of every output-value product at the start"""
+    """Whether the factors of every output-value product are balanced at the start."""
 
     def __post_init__(self):
         for name in ("hidden_size", "filter_size", "num_layers", "num_heads"):

@@ -11,9 +11,9 @@ class Memory:
     """What the decoder reads of encoded sentences."""
 
     states: Tensor
-    """output of the encoder, (B, S, d)"""
+    """The output of the encoder, shape (B, S, d)."""
     padding: Tensor
-    """True where the source is padding, (B, S)"""
+    """A mask that is True where the source is padding, shape (B, S)."""
 
 
 class AttentionCache:

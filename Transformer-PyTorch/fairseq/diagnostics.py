@@ -17,7 +17,7 @@ _TAGS = {
 }
 
 
-def diagnostics(model: Transformer) -> dict[str, float]:
+def norms_of_products(model: Transformer) -> dict[str, float]:
     """Return mean norms and non-orthogonality, by TensorBoard tag.
 
     `QueKey` and `OutVal` are means over all heads, `Linear` over the matrices of the feed-forward networks.

@@ -22,18 +22,18 @@ class Data(NamedTuple):
     dictionaries: tuple[Dictionary, Dictionary]
     train: Corpus
     valid: dict[str, Corpus]
-    """by the name of the subset; the first one drives schedule and checkpoints"""
+    """The validation subsets by name; the first one drives schedule and checkpoints."""
 
 
 class Update(NamedTuple):
     """The batches of one update."""
 
     share: list[Batch]
-    """of this process"""
+    """The batches of this process."""
     counts: dict[str, int]
-    """tokens, sentences and samples of all processes; samples are what the loss is divided by, one of the two others"""
+    """Tokens, sentences and samples of all processes; samples are one of the others, what the loss is divided by."""
     end: int
-    """number of batches of the epoch that are done after this update"""
+    """The number of batches of the epoch that are done after this update."""
 
 
 def load_data(args: Settings) -> Data:

@@ -19,7 +19,7 @@ from .batches import Batch
 from .checkpoint import load_model
 from .corpus import find_languages, load_dictionaries
 from .dictionary import Dictionary
-from .search import Hypothesis, SearchSettings, average, search
+from .search import Hypothesis, SearchSettings, average, beam_search
 from .subwords import join_subwords
 from .text import read_lines
 from .transformer import Transformer
@@ -170,7 +170,7 @@ class Translator:
         longest = self.max_positions[1] - 1
         limit = torch.tensor([min(int(self.max_len_a * length + self.max_len_b), longest) for length in lengths[:full]])
         found = self._timed(
-            search,
+            beam_search,
             self.models,
             batch.source[:full],
             limit.to(batch.source.device),

@@ -15,11 +15,11 @@ class Loss(NamedTuple):
     """How well a model does on some data: averages over target tokens, in bits, and perhaps BLEU."""
 
     loss: float
-    """the objective, that is with label smoothing"""
+    """The objective, which has label smoothing in it."""
     nll: float
-    """negative log-likelihood"""
+    """The negative log-likelihood."""
     bleu: float | None = None
-    """BLEU of the translations, 0 to 100, if there are any"""
+    """BLEU of the translations, 0 to 100, if there are any."""
 
     @classmethod
     def of(cls, values: dict) -> "Loss":

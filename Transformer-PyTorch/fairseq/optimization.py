@@ -29,9 +29,9 @@ class Optimization(NamedTuple):
 
     optimizer: Optimizer
     decay: FrobeniusDecay
-    """Frobenius decay of the modules that the flags select, perhaps none"""
+    """Frobenius decay of the modules that the flags select, perhaps none."""
     description: list[str]
-    """lines about the two"""
+    """Lines about optimizer and decay."""
 
 
 def build(args: Settings, model: nn.Module) -> Optimization:

@@ -52,7 +52,7 @@ def average(log_probs: Sequence[Tensor]) -> Tensor:
 
 
 @torch.inference_mode()
-def search(
+def beam_search(
     models: Sequence,
     source: Tensor,
     limit: Tensor,

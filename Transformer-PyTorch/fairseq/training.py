@@ -7,14 +7,15 @@ from factorized import summary
 from lab import checkpoint
 from lab.cli import UserError
 from lab.devices import Computing
+from lab.earlier import is_in
 from lab.record import Summary
-from lab.run import Run, is_in
+from lab.run import Run
 from lab.settings import Settings, plain
 
 from . import checkpoint as translation_checkpoint
 from . import optimization, schedule
 from .config import TransformerConfig, dense_parameter_count
-from .diagnostics import diagnostics
+from .diagnostics import norms_of_products
 from .feed import Feed, load_data
 from .keeping import AVERAGE, FILES, LAST, Keeper, last_epochs
 from .log import Log, form_of
@@ -63,9 +64,10 @@ def train(args: Settings, config: TransformerConfig, computing: Computing) -> No
         if run.source and not is_in(run.source, run.folder) and training.is_over():
             raise UserError(f"{begun} has {trainer.updates} updates: with these flags there is nothing left to train")
         training.open()
-        beginning = [f"| {'continuing' if run.source else 'from'} {begun}"] * bool(begun)
-        for line in [*training.describe(), *steps.description, *beginning]:
+        for line in (*training.describe(), *steps.description):
             run.record.line(line)
+        if begun:
+            run.record.line(f"| {'continuing' if run.source else 'from'} {begun}")
         training.go()
 
 
@@ -158,7 +160,7 @@ class Training:
         batches = self.feed.batches(epoch)
         if not self.offset:
             trainer.meter = Meter(self.computing)
-            self.metrics = {} if self.args.no_diagnostics else diagnostics(trainer.model)
+            self.metrics = {} if self.args.no_diagnostics else norms_of_products(trainer.model)
             self.metrics["hyper/lr"] = trainer.lr
         self._make_updates(batches)
         averages = self._averages()

@@ -10,8 +10,8 @@ from typing import Any
 
 from lab import flags
 from lab.cli import mistakes, number
+from lab.earlier import is_in
 from lab.flags import COUNT, POSITIVE, REAL, SHARE
-from lab.run import is_in
 from lab.settings import Parser, Settings, flag
 
 from . import foreign, options

@@ -24,9 +24,9 @@ class MultiplyAdds(NamedTuple):
 
     total: int
     composing: int
-    """to compose kernels, once for a whole batch; not in the total"""
+    """Multiply-adds to compose kernels, once for a whole batch; they are not in the total."""
     unknown: list[str]
-    """types of modules without parts that have no rule"""
+    """The types of modules without parts for which there is no rule."""
 
 
 def _convolution(module: nn.Conv2d, x: Tensor, y: Tensor) -> int:

@@ -58,13 +58,13 @@ class Shape(NamedTuple):
     """What the inputs and the nodes of a cell look like."""
 
     before_last: int
-    """channels of input 0"""
+    """The channels of input 0."""
     last: int
     channels: int
-    """of a node"""
+    """The channels of a node."""
     reduction: bool
     after_reduction: bool
-    """input 0 still has the larger map"""
+    """Whether input 0 still has the larger map."""
 
 
 class Cell(nn.Module):

@@ -27,10 +27,10 @@ class Recipe:
     weight_decay: float = 5e-4
     workers: int = 2
     epoch_step: tuple[int, ...] | None = (60, 120, 160)
-    """epochs at which the rate falls; None for a cosine to zero"""
+    """The epochs at which the rate falls; None for a cosine to zero."""
     lr_decay_ratio: float = 0.2
     drop_path: float = 0.0
-    """probability at the end of training"""
+    """The probability of dropping a path at the end of training."""
 
 
 RECIPES = {
@@ -48,13 +48,13 @@ class Config:
     network: str
     classes: tuple[str, ...]
     conv: str | None = "Conv"
-    """None if the class comes from `module`"""
+    """The class of convolutions; None if it comes from `module`."""
     module: str | None = None
     depth: int = 40
     width: float = 2
     splits: int = 1
     rank_scale: float = 0.0
-    """of the low-rank form of a WideResNet's dense convolutions; 0 leaves them dense"""
+    """The rank scale of a WideResNet's dense convolutions in low-rank form; 0 leaves them dense."""
 
     def to_dict(self) -> dict:
         """Return plain values."""

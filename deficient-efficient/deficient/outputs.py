@@ -9,8 +9,8 @@ class Outputs(NamedTuple):
     """Logits, and what distillation needs beside them."""
 
     logits: Tensor
-    """shape (batch, classes)"""
+    """The scores of the classes, shape (batch, classes)."""
     taps: list[Tensor]
-    """feature maps (batch, channels, height, width) whose attention is transferred"""
+    """The feature maps (batch, channels, height, width) whose attention is transferred."""
     auxiliary: Tensor | None = None
-    """logits of an auxiliary head, in training mode of a network that has one"""
+    """The logits of an auxiliary head, in training mode of a network that has one."""

@@ -36,9 +36,9 @@ class FactorizedConv(ProductLayer):
 
     dense_type: type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
     dimensions: int
-    """of the images, without batch and channels"""
+    """The number of dimensions of an image, without batch and channels."""
     convolve: Callable[..., Tensor]
-    """the functional form of `dense_type`"""
+    """The functional form of `dense_type`."""
 
     def __init__(
         self,

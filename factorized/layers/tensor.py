@@ -37,7 +37,7 @@ class TensorConv2d(ComposedConv2d):
 
     rank: Any
     names: tuple[str, ...]
-    """of the factors, in the order of `factors()`"""
+    """The names of the factors, in the order of `factors()`."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
     x --- VT: 1 x 1 ---> r_in channels --- core: kh x kw, stride, padding ---> r_out channels --- U: 1 x 1, bias ---> y
 
-The kernel is K[o, c] = sum_pq U[o, p] core[p, q] VT[q, c] (`factorized.linalg.tucker2`).
+The kernel is K[o, c] = sum_pq U[o, p] core[p, q] VT[q, c] (`factorized.linalg.channels`).
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import cost
-from ..linalg.tucker2 import tucker2
+from ..linalg.channels import tucker2
 from .base import is_channels_last, weight_obstacle
 from .composed import ComposedConv2d
 from .conv import numeric_padding
@@ -123,7 +123,7 @@ class Tucker2Conv2d(ComposedConv2d):
         Args:
             rank: as for the class.
             A, G, basis: what an error of the kernel costs and which directions are kept, as for
-                `factorized.linalg.tucker2`; by default HOSVD.
+                `factorized.linalg.channels`; by default HOSVD.
 
         Raises:
             TypeError: for a rank that is neither a pair of integers nor a scale.

@@ -13,8 +13,9 @@ from torch import Tensor
 
 _BLOCKS = 16, 128  # vectors multiplied at a time: enough for matrix products at full speed, few enough to stop in time
 _SMALLEST_SIZE = 256  # below that LAPACK is as fast
-_FEW = 1 / 40, 1 / 5  # shares, of directions and of the basis that they take, up to which this is faster if flat
-_SOME = 0.3  # share of the directions up to which it is if the spectrum decays
+# Shares, of directions and of the basis that they take, up to which this is faster if the spectrum is flat.
+_FEW_DIRECTIONS = 1 / 40, 1 / 5
+_SOME = 0.3  # share of the directions up to which it is faster if the spectrum decays
 _MOST = 1 / 2, 3 / 4  # share of the directions that the basis may take, if flat and if the spectrum decays
 TOLERANCE = 1e-5  # by which the error of the truncated product may exceed the smallest possible one, relative to that
 _CAUTION = 2  # factor on the estimate of that excess, which is too low by up to a third on flat spectra
@@ -43,7 +44,7 @@ def pays(batch: Tensor, count: int, is_flat: bool) -> bool:
     n = batch.shape[-1]
     if batch.dtype != torch.float32 or n < _SMALLEST_SIZE:
         return False
-    few = count <= _FEW[0] * n or _basis_of_flat(n, count) <= _FEW[1] * n
+    few = count <= _FEW_DIRECTIONS[0] * n or _basis_of_flat(n, count) <= _FEW_DIRECTIONS[1] * n
     return few if is_flat else few or count <= _SOME * n
 
 

@@ -24,7 +24,7 @@ _SHORT = 5e-4
 _ROWS = 1024  # of a matrix that are converted at a time
 
 # Up to this share of the spectrum, LAPACK's selected-eigenvector driver beats a full eigendecomposition on a CPU.
-_FEW = 0.25
+_FEW_EIGENVECTORS = 0.25
 
 
 def spectral_init(matrix: Tensor, rank: int, tolerance: float = krylov.TOLERANCE) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,7 @@ def _leading_gram_eigenvectors(batch: Tensor, count: int, dtype: torch.dtype) ->
 
     They are computed in `dtype`, and all NaN where the Gram matrix overflows or its eigenvalues are not found.
     """
-    if batch.device.type == "cpu" and count <= _FEW * batch.shape[-1]:
+    if batch.device.type == "cpu" and count <= _FEW_EIGENVECTORS * batch.shape[-1]:
         found = [_few_gram_eigenvectors(matrix, count, dtype) for matrix in batch]
         eigenvalues, vectors = (torch.stack([torch.from_numpy(part) for part in parts]) for parts in zip(*found))
     else:

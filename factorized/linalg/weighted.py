@@ -20,7 +20,7 @@ from .spectral import rebalanced, spectral_init
 # What a metric is raised by in all directions, as a share of its mean: where there are no data, W itself decides.
 _RIDGE = 1e-6
 
-_LARGE = 2**22  # elements of a matrix of which few directions are found without all others
+_MANY = 2**22  # elements of a matrix of which few directions are found without all others
 
 # Directions of random vectors that the error of a large product is estimated from.
 _PROBES = 128
@@ -53,7 +53,7 @@ def weighted_init(
         kept = U.double().square().sum(0).square().sum() / _square(matrix)
         return U, VT, _error(1 - kept)
     found = None
-    if inputs.dim() == 2 and matrix.numel() > _LARGE:
+    if inputs.dim() == 2 and matrix.numel() > _MANY:
         X, A, inverse = _measured(matrix, inputs, outputs, torch.float32)
         found = _few_leading(X, A, rank)
     if found is None:

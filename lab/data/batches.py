@@ -6,7 +6,6 @@ goes there; one gather then pads, crops and mirrors the batch.
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -14,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cli import UserError
-
-if TYPE_CHECKING:
-    from .images import ImageSet
+from .images import ImageSet
 
 # Of ImageNet. The paper's code normalizes every image set with them.
 MEAN = (0.485, 0.456, 0.406)
@@ -51,7 +48,7 @@ class Batches:
 
     def __init__(
         self,
-        data: "ImageSet",
+        data: ImageSet,
         batch_size: int,
         *,
         train: bool,

@@ -11,9 +11,6 @@ from torch import Generator, Tensor
 
 from ..cli import UserError
 from . import folder as image_folder
-from .batches import Batches
-
-__all__ = ["LOADERS", "Batches", "ImageSet", "load"]
 
 TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")  # URL, MD5
 
@@ -23,12 +20,12 @@ class ImageSet:
     """Images and their classes."""
 
     images: Tensor
-    """uint8, shape (images, 3, height, width)"""
+    """The pixels, uint8, shape (images, 3, height, width)."""
     labels: Tensor
-    """int64, shape (images,): positions in `classes`"""
+    """The images' positions in `classes`, int64, shape (images,)."""
     classes: tuple[str, ...]
     flip: bool
-    """whether a mirrored image keeps its class"""
+    """Whether a mirrored image keeps its class."""
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -1,13 +1,11 @@
 """Mistakes: one line on standard error that names what is wrong, exit status 2, and nothing on disk changed."""
 
-from pathlib import Path
-
 import main as trainer
 import pytest
 import torch
 
-from lab.cli import run
 from tests.deficient.images import write_images
+from tests.harness import assert_mistake
 from tests.lab.images import write_image
 
 TT = ("--conv", "TensorTrain_0.5")
@@ -106,21 +104,11 @@ def paths(study) -> dict[str, str]:
     }  # fmt: skip
 
 
-def on_disk(*folders: Path) -> dict[Path, bytes]:
-    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.parent.name != "cache"]
-    return {path: path.read_bytes() for path in found}
-
-
 @pytest.mark.parametrize(("arguments", "complaint"), CASES)
 def test_bad_input(study, paths, tmp_path, monkeypatch, capsys, arguments, complaint):
     monkeypatch.chdir(tmp_path)
     mode, *flags = (paths.get(word, word) for word in arguments)
-    before = on_disk(study.folder, tmp_path)
     defaults = ["-t", "new"] if mode != "student" else []
-    with pytest.raises(SystemExit) as stop:
-        run(lambda: trainer.main(study.command(mode, *defaults, *flags)), "main.py")
-    lines = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2
-    assert len(lines) == 1 and lines[0].startswith("main.py: error: ") and complaint in lines[0], lines
-    assert on_disk(study.folder, tmp_path) == before
+    argv = study.command(mode, *defaults, *flags)
+    assert_mistake(lambda: trainer.main(argv), "main.py", capsys, [complaint], study.folder, tmp_path)
     assert list(tmp_path.iterdir()) == []

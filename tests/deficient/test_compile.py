@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paper.events import scalars
+from tests.harness import events
 
 # At width 1, as oneDNN crashes in the backward pass of a strided 1 x 1 convolution of four channels in channels-last
 # order, which is also the order that a compiled network uses.
@@ -29,7 +29,7 @@ def check_near(study, plain, mode: str, folder: Path, tolerance: float, *flags: 
     own = (*TEACHER, "-t", folder) if mode == "teacher" else (*STUDENT, "-t", plain["teacher"], "-s", folder)
     study.run(mode, *own, *flags)
     for tag in ("train_loss", "val_loss", "train_frob_penalty"):
-        assert scalars(folder, tag)[1] == pytest.approx(scalars(plain[mode], tag)[1], rel=tolerance), tag
+        assert events(folder)[tag][1] == pytest.approx(events(plain[mode])[tag][1], rel=tolerance), tag
     weights = torch.load(folder / "checkpoint.t7", weights_only=True)["state_dict"]
     assert not any("_orig_mod" in name for name in weights)
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights.values())

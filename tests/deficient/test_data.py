@@ -12,7 +12,8 @@ from PIL import Image
 
 from lab.cli import RunError, UserError
 from lab.data import folder as image_folder
-from lab.data.images import Batches, ImageSet
+from lab.data.batches import Batches
+from lab.data.images import ImageSet
 from lab.devices import Computing
 from tests.deficient.images import write_images
 

@@ -10,8 +10,7 @@ from deficient import data, settings
 from deficient.networks import Config, build
 
 from lab import devices
-from paper.events import scalars
-from tests.processes import torchrun
+from tests.harness import events, torchrun
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}
 
@@ -53,7 +52,7 @@ def test_one_run(study, teacher, mode):
         folder = train(study, "student", *flags)
     assert {path.name for path in folder.iterdir() if not path.name.startswith("events.")} == RUN
     assert len(list(folder.glob("events.*"))) == 1
-    assert scalars(folder, "train_frob_penalty")[0] == [0, 1]
+    assert events(folder)["train_frob_penalty"][0] == [0, 1]
     history = torch.load(folder / "checkpoint.t7", weights_only=True)["history"]
     loss, error = alone(study, folder)
     assert history["val_losses"][-1] == pytest.approx(loss, rel=1e-4)

@@ -14,7 +14,7 @@ from deficient.networks import Config
 from lab.cli import UserError
 from lab.loop import Classifier
 from lab.settings import plain
-from tests.processes import HEAD
+from tests.harness import HEAD, events, snapshot
 
 RUN = {"args.json", "best.t7", "checkpoint.t7", "results.json"}
 
@@ -32,11 +32,7 @@ def load(folder: Path) -> dict:
 
 
 def tags(folder: Path) -> dict[str, int]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    return {tag: len(steps) for tag, (steps, _) in events(folder).items()}
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +133,13 @@ def test_a_continued_run_is_the_run_that_was_never_stopped(study, teacher, tmp_p
 def test_a_folder_with_a_run_is_left_alone(study, teacher, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(teacher, folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = snapshot(folder)
     for suffix in ("1", "2"):
         study.run("teacher", "--conv", "Sep", "-t", folder, "--epochs", 1)
         assert f"run.{suffix}" in capsys.readouterr().out
         assert files(tmp_path / f"run.{suffix}") == RUN
         assert read(tmp_path / f"run.{suffix}", "args.json")["teacher_checkpoint"] == str(tmp_path / f"run.{suffix}")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert snapshot(folder) == before
 
 
 def test_a_python_file_of_convolutions(study, tmp_path):

@@ -11,9 +11,10 @@ import main_pretrain
 import pytest
 import torch
 
-from lab.cli import run
+from lab.cli import launch
 from tests.eigendamage import tiny
-from tests.lab.test_image_sets import write_image
+from tests.harness import REPOSITORY, assert_mistake, environment
+from tests.lab.images import write_image
 
 LIKE = "--rank-scale 0.05 --wd2fd"  # the flags of the finished run
 
@@ -98,41 +99,25 @@ def world(tmp_path_factory) -> Path:
     return world
 
 
-def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    paths = (path for path in sorted(folder.rglob("*")) if "cache" not in path.relative_to(folder).parts)
-    return {path: path.read_bytes() if path.is_file() else None for path in paths}
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_mistake_is_one_line_and_changes_nothing(world, case, monkeypatch, capfd):
     typed, *expected = CASES[case]
     monkeypatch.chdir(world)
-    before = snapshot(world)
     argv = [*tiny.BASE, "--data-dir", "data", "--log_dir", "new", *typed.split()]
-    with pytest.raises(SystemExit) as left:
-        run(lambda: main_pretrain.main(argv), "main_pretrain.py")
-    captured = capfd.readouterr()
-    assert captured.err.startswith("main_pretrain.py: error: ")
-    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
-    for fragment in expected:
-        assert fragment in captured.err
-    assert captured.out == ""
-    assert left.value.code == 2
-    assert snapshot(world) == before
+    assert_mistake(lambda: main_pretrain.main(argv), "main_pretrain.py", capfd, expected, world)
 
 
 def test_a_mistake_at_the_real_command_line(world):
-    program = tiny.REPOSITORY / "EigenDamage-Pytorch" / "main_pretrain.py"
-    environment = tiny.environment() | {"PYTHONPATH": str(tiny.REPOSITORY)}
+    program = REPOSITORY / "EigenDamage-Pytorch" / "main_pretrain.py"
     command = [sys.executable, str(program), "--rank-scale", "0.1", "--target-ratio", "0.1"]
-    done = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=world, env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "main_pretrain.py: error: give --rank-scale or --target-ratio, not both\n"
 
 
 def test_an_unreachable_ratio_is_one_line_of_warning(tmp_path, capfd):
     with pytest.raises(SystemExit) as left:
-        run(lambda: tiny.train(tmp_path, "--epoch 0 --target-ratio 0.001"), "main_pretrain.py")
+        launch(lambda: tiny.train(tmp_path, "--epoch 0 --target-ratio 0.001"), "main_pretrain.py")
     assert left.value.code == 0
     err = capfd.readouterr().err
     assert err.startswith("main_pretrain.py: warning: ratio 0.001 is unreachable") and err.count("\n") == 1

@@ -8,8 +8,8 @@ from eigendamage.networks import build, factorize
 from torch import nn
 
 from factorized import factorized_modules, layer_metrics, matrix_of
-
-from .test_networks import DEPTH, flags
+from tests.eigendamage.tiny import DEPTH
+from tests.harness import asked
 
 
 def convs(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -45,12 +45,12 @@ def test_classifier_start(network, kaiming, std):
 
 @pytest.mark.parametrize("network", ["vgg", "resnet", "presnet"])
 @pytest.mark.parametrize("kaiming", [False, True])
-@pytest.mark.parametrize("asked", [{"rank_scale": 0.1}, {"target_ratio": 0.1}])
-def test_factor_start(network, kaiming, asked):
+@pytest.mark.parametrize("flags", [{"rank_scale": 0.1}, {"target_ratio": 0.1}])
+def test_factor_start(network, kaiming, flags):
     model = build(network, {"vgg": 11}.get(network, 20), 10, kaiming)
     dense = {name.removesuffix(".0"): conv for name, conv in convs(model).items() if "downsample" in name}
     dense |= convs(model)
-    model, _ = factorize(model, flags(kaiming=kaiming, **asked))
+    model, _ = factorize(model, asked(kaiming=kaiming, **flags))
     for name, layer in factorized_modules(model).items():
         if network == "vgg" and not kaiming:
             variances = [2 / (9 * dense[name].in_channels)] * 2
@@ -64,7 +64,7 @@ def test_factor_start(network, kaiming, asked):
 def test_spectral_start_wins_and_keeps_the_dense_weights(kaiming):
     model = build("vgg", 11, 10, kaiming)
     matrices = {name: matrix_of(conv) for name, conv in convs(model).items()}
-    model, _ = factorize(model, flags(rank_scale=0.05, spectral=True, kaiming=kaiming))
+    model, _ = factorize(model, asked(rank_scale=0.05, spectral=True, kaiming=kaiming))
     for name, layer in factorized_modules(model).items():
         singular = torch.linalg.svdvals(matrices[name].double())
         error = torch.linalg.norm(matrices[name].double() - layer.product().double()).item()
@@ -91,7 +91,7 @@ SLOW = ("vgg", 0.1, True)  # its ranks are many, so the eigenvectors come from L
     ("network", "ratio", "spectral"), [pytest.param(*k, marks=[pytest.mark.slow] * (k == SLOW)) for k in PUBLISHED]
 )
 def test_published_norms(network, ratio, spectral):
-    model, _ = factorize(build(network, DEPTH[network], 10), flags(target_ratio=ratio, spectral=spectral))
+    model, _ = factorize(build(network, DEPTH[network], 10), asked(target_ratio=ratio, spectral=spectral))
     found = layer_metrics(factorized_modules(model).values(), lr=0.1)
     norm, share = PUBLISHED[network, ratio, spectral]
     assert found["metric/FrobNorm"] == pytest.approx(norm, rel=1e-3 if spectral else 1.5e-2)

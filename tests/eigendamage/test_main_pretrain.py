@@ -8,13 +8,12 @@ import zipfile
 import main_pretrain
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import factorized
 from lab.devices import start
 from tests.eigendamage import tiny
-from tests.lab.test_image_sets import SAMPLE
-from tests.processes import HEAD
+from tests.harness import HEAD, events, results
+from tests.lab.images import SAMPLE
 
 FIELDS = [
     "final validation accuracy",
@@ -27,13 +26,6 @@ FIELDS = [
 
 TAGS = ["train/loss", "train/accuracy", "valid/loss", "valid/accuracy", "hyper/lr"]
 TAGS += ["test/acc", "test/loss", "train/acc", "train/lr"]  # as published
-
-
-def scalars(folder) -> dict[str, list[int]]:
-    """Return the steps of every tag."""
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def optimizer_of(*flags: str):
@@ -50,15 +42,16 @@ def test_files_of_a_factorized_run(tmp_path, capsys):
     assert {path.name.split(".")[0] for path in folder.iterdir()} == {"args", "best", "checkpoint", "events", "results"}
     args = json.loads((folder / "args.json").read_text())
     assert (args["target_ratio"], args["weight_decay"], args["log_dir"], args["seed"]) == (0.1, 1e-4, str(folder), 4)
-    results = tiny.results(folder)
-    assert tuple(results)[: len(HEAD)] == HEAD
-    assert [name for name in results if name in FIELDS] == FIELDS
-    assert results["compression ratio"] == results["compressed parameter count"] / results["original parameter count"]
-    assert f"compression ratio {results['compression ratio']:.6f}" in capsys.readouterr().out
-    assert scalars(folder) == dict.fromkeys([*TAGS, "metric/FrobNorm", "metric/NonOrth"], [0, 1])
+    written = results(folder)
+    assert tuple(written)[: len(HEAD)] == HEAD
+    assert [name for name in written if name in FIELDS] == FIELDS
+    assert written["compression ratio"] == written["compressed parameter count"] / written["original parameter count"]
+    assert f"compression ratio {written['compression ratio']:.6f}" in capsys.readouterr().out
+    steps = {tag: found[0] for tag, found in events(folder).items()}
+    assert steps == dict.fromkeys([*TAGS, "metric/FrobNorm", "metric/NonOrth"], [0, 1])
     last, best = tiny.checkpoint(folder), tiny.checkpoint(folder, "best.t7")
     assert set(best) == {"net", "best_acc", "epoch", "loss", "args"} < set(last)
-    assert last["epoch"] == 2 and best["best_acc"] == results["best validation accuracy"]
+    assert last["epoch"] == 2 and best["best_acc"] == written["best validation accuracy"]
     assert last["args"] == best["args"] == args
     model, _ = main_pretrain.build_model(main_pretrain.build_parser().parse_args([*tiny.BASE, "--rank-scale", "1"]), 10)
     assert "layer2.0.downsample.VT" in last["net"] and set(last["net"]) == set(model.state_dict())
@@ -66,21 +59,21 @@ def test_files_of_a_factorized_run(tmp_path, capsys):
 
 def test_files_of_a_dense_run(tmp_path):
     folder = tiny.train(tmp_path, "--epoch 1")
-    results = tiny.results(folder)
-    assert results["compression ratio"] == 1.0
-    assert results["compressed parameter count"] == results["original parameter count"]
-    assert set(scalars(folder)) == set(TAGS)
+    written = results(folder)
+    assert written["compression ratio"] == 1.0
+    assert written["compressed parameter count"] == written["original parameter count"]
+    assert set(events(folder)) == set(TAGS)
     assert "layer2.0.downsample.0.weight" in tiny.checkpoint(folder)["net"]
 
 
 def test_no_epochs_evaluate_the_start(tmp_path):
-    results = tiny.results(tiny.train(tmp_path, "--epoch 0"))
-    assert results["final validation accuracy"] == results["best validation accuracy"]
+    written = results(tiny.train(tmp_path, "--epoch 0"))
+    assert written["final validation accuracy"] == written["best validation accuracy"]
 
 
 def test_images_held_out_choose_the_best(tmp_path):
-    results = tiny.results(tiny.train(tmp_path, "--epoch 1 --holdout 8"))
-    assert results["validation images"] == "8 held out of the training images"
+    written = results(tiny.train(tmp_path, "--epoch 1 --holdout 8"))
+    assert written["validation images"] == "8 held out of the training images"
 
 
 @pytest.mark.parametrize("network", ["vgg --depth 11", "presnet --depth 11"])
@@ -88,7 +81,7 @@ def test_images_held_out_choose_the_best(tmp_path):
 def test_every_network_and_start_trains(tmp_path, network, flags):
     folder = tiny.train(tmp_path, f"--network {network} --epoch 1 --batch_size 32 {flags}")
     ratio = float(flags.split()[1]) if flags else 1.0
-    assert tiny.results(folder)["compression ratio"] == pytest.approx(ratio, abs=0.01)
+    assert results(folder)["compression ratio"] == pytest.approx(ratio, abs=0.01)
 
 
 @pytest.mark.parametrize("flags", ["--amp bf16", "--channels-last", "--rank-path two_step", "--rank-path composed"])
@@ -111,7 +104,7 @@ def test_tiny_imagenet_sample(tmp_path):
             image.unlink()
     data = f"--dataset tiny_imagenet --data-dir {tmp_path} --network vgg --depth 11 --epoch 1 --batch_size 64"
     folder = tiny.train(tmp_path / "run", f"{data} --target-ratio 0.02 --wd2fd")
-    assert tiny.results(folder)["original parameter count"] == 9_228_362  # ten classes
+    assert results(folder)["original parameter count"] == 9_228_362  # ten classes
     shutil.rmtree(tmp_path / "tiny-imagenet-200")
 
 

@@ -1,7 +1,5 @@
 """The networks against the published parameter counts, and against their definitions written out once more."""
 
-import argparse
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +7,8 @@ from eigendamage.networks import build, factorize
 from torch import nn
 
 from factorized import factorized_modules, find_rank_scale, parameter_count
+from tests.eigendamage.tiny import DEPTH
+from tests.harness import asked
 
 CLASSES = {"cifar10": 10, "cinic-10": 10, "cifar100": 100, "tiny_imagenet": 200}
 
@@ -67,18 +67,12 @@ SCALES = {
     ("vgg", 0.333): 13_854_922,
     ("vgg", 0.037): 1_557_706,
 }
-DEPTH = {"resnet": 32, "vgg": 19, "presnet": 20}
 
 
 def on_meta(network: str, classes: int = 10, depth: int | None = None) -> nn.Module:
     """Return the network without values: counting needs none."""
     with torch.device("meta"):
         return build(network, depth or DEPTH[network], classes)
-
-
-def flags(**changes) -> argparse.Namespace:
-    values = {"rank_scale": 0.0, "target_ratio": 0.0, "strict": False, "spectral": False, "kaiming": False}
-    return argparse.Namespace(**{**values, "rank_path": "auto", **changes})
 
 
 @pytest.mark.parametrize(("network", "depth"), DENSE)
@@ -90,7 +84,7 @@ def test_dense_counts(network, depth):
 @pytest.mark.parametrize("row", TARGETS)
 def test_counts_at_target_ratios(row):
     network, data, target, scale, parameters, ratio, *ranks = row.split()
-    model, counts = factorize(on_meta(network, CLASSES[data]), flags(target_ratio=float(target)))
+    model, counts = factorize(on_meta(network, CLASSES[data]), asked(target_ratio=float(target)))
     assert counts.rank_scale == float(scale)
     assert counts.compressed == int(parameters) == parameter_count(model)
     assert counts.ratio == pytest.approx(float(ratio), abs=5e-7)
@@ -103,18 +97,18 @@ def test_counts_at_target_ratios(row):
 
 @pytest.mark.parametrize(("network", "scale"), SCALES)
 def test_counts_at_rank_scales(network, scale):
-    _, counts = factorize(on_meta(network), flags(rank_scale=scale))
+    _, counts = factorize(on_meta(network), asked(rank_scale=scale))
     assert counts.compressed == SCALES[network, scale]
 
 
 @pytest.mark.parametrize(("network", "classes"), BOUNDS)
 def test_smallest_and_largest_counts(network, classes):
-    found = [factorize(on_meta(network, classes), flags(rank_scale=scale))[1].compressed for scale in (1e-6, 1.0)]
+    found = [factorize(on_meta(network, classes), asked(rank_scale=scale))[1].compressed for scale in (1e-6, 1.0)]
     assert found == list(BOUNDS[network, classes])
 
 
 def test_count_of_vgg11():
-    _, counts = factorize(on_meta("vgg", depth=11), flags(target_ratio=0.1))
+    _, counts = factorize(on_meta("vgg", depth=11), asked(target_ratio=0.1))
     assert (counts.compressed, round(counts.ratio, 6)) == (922_634, 0.099978)
 
 
@@ -127,14 +121,14 @@ def test_search_draws_no_random_numbers():
 
 def test_an_unreachable_target_warns_with_what_is_reached():
     with pytest.warns(UserWarning, match=r"unreachable.*0\.005524"):
-        factorize(on_meta("resnet"), flags(target_ratio=0.001))
+        factorize(on_meta("resnet"), asked(target_ratio=0.001))
 
 
 # Which layers
 
 
 def test_factorized_layers_of_vgg19():
-    model, _ = factorize(on_meta("vgg"), flags(rank_scale=0.1))
+    model, _ = factorize(on_meta("vgg"), asked(rank_scale=0.1))
     wanted = (3, 7, 10, 14, 17, 20, 23, 27, 30, 33, 36, 40, 43, 46, 49)
     assert list(factorized_modules(model)) == [f"feature.{index}" for index in wanted]
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
@@ -143,7 +137,7 @@ def test_factorized_layers_of_vgg19():
 
 @pytest.mark.parametrize(("network", "depth", "layers"), [("resnet", 32, 32), ("presnet", 20, 20)])
 def test_factorized_layers_of_residual_networks(network, depth, layers):
-    model, _ = factorize(on_meta(network), flags(rank_scale=0.1))
+    model, _ = factorize(on_meta(network), asked(rank_scale=0.1))
     names = list(factorized_modules(model))
     assert len(names) == layers
     convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -215,13 +209,13 @@ def test_vgg_averages_the_last_map(size):
 @pytest.mark.parametrize(("network", "depth"), [("vgg", 11), ("resnet", 8), ("presnet", 11)])
 @pytest.mark.parametrize("scale", [0.0, 0.05])
 def test_every_parameter_gets_a_gradient(network, depth, scale, tmp_path):
-    model, _ = factorize(build(network, depth, 7), flags(rank_scale=scale))
+    model, _ = factorize(build(network, depth, 7), asked(rank_scale=scale))
     logits = model(torch.randn(2, 3, 16, 16))
     assert logits.shape == (2, 7)
     F.cross_entropy(logits, torch.tensor([0, 6])).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     torch.save(model.state_dict(), tmp_path / "saved")
-    other, _ = factorize(build(network, depth, 7), flags(rank_scale=scale))
+    other, _ = factorize(build(network, depth, 7), asked(rank_scale=scale))
     other.load_state_dict(torch.load(tmp_path / "saved", weights_only=True))
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(other.eval()(images), model.eval()(images), rtol=0, atol=0)

@@ -1,15 +1,12 @@
 """Runs that are killed and continued end as if nothing had happened."""
 
-import subprocess
-import time
-
 import pytest
 import torch
 
 from lab import checkpoint
 from lab.cli import UserError
 from tests.eigendamage import tiny
-from tests.processes import VARYING
+from tests.harness import VARYING, killed_after, results, snapshot, start, stopped_at_write
 
 # Without --spectral: LAPACK's last digits depend on its number of threads, which the processes here do not share.
 FLAGS = "--target-ratio 0.1 --wd2fd --epoch 6 --seed 3"
@@ -29,27 +26,20 @@ def assert_same_run(folder, whole):
         assert (ours["best_acc"], ours["loss"], ours["epoch"]) == (theirs["best_acc"], theirs["loss"], theirs["epoch"])
     ours, theirs = (tiny.checkpoint(run)["optimizer"]["state"] for run in (folder, whole))
     assert all(torch.equal(ours[i]["momentum_buffer"], theirs[i]["momentum_buffer"]) for i in theirs)
-    ours, theirs = tiny.results(folder), tiny.results(whole)
+    ours, theirs = results(folder), results(whole)
     assert ours | dict.fromkeys(VARYING) == theirs | dict.fromkeys(VARYING)
 
 
 def test_a_killed_run_ends_as_the_whole_run(tmp_path, whole):
     """SIGKILL in the middle of an epoch, then the same command."""
     folder = tmp_path / "run"
-    command = [*tiny.COMMAND, *tiny.BASE, *FLAGS.split(), "--auto-resume", "--log_dir", str(folder)]
-    process = subprocess.Popen(command, env=tiny.environment(), cwd=tiny.REPOSITORY, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (folder / "checkpoint.t7").exists():
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -9
+    argv = [*tiny.BASE, *FLAGS.split(), "--auto-resume", "--log_dir", str(folder)]
+    process = start(tiny.command_line, argv, tmp_path / "log")
+    assert killed_after(process, 0, folder / "checkpoint.t7"), (tmp_path / "log").read_text()
     assert 0 < tiny.checkpoint(folder)["epoch"] < 6
     assert not (folder / "results.json").exists()
     tiny.train(folder, f"{FLAGS} --auto-resume")
     assert_same_run(folder, whole)
-
-
-class Stop(Exception):
-    """Stands for a kill at a chosen moment."""
 
 
 @pytest.mark.parametrize(
@@ -61,35 +51,25 @@ class Stop(Exception):
         ("results.json", 1, "--auto-resume"),
     ],
 )
-def test_a_run_stopped_while_it_saves(tmp_path, whole, monkeypatch, name, occasion, flag):
+def test_a_run_stopped_while_it_saves(tmp_path, whole, name, occasion, flag):
     """Whichever file is written last, whole or not at all, the run goes on from there."""
-    write_whole, calls = checkpoint.write_whole, []
-
-    def stopping(path, write):
-        calls.append(path.name)
-        if path.name == name and calls.count(name) == occasion:
-            raise Stop
-        write_whole(path, write)
-
-    monkeypatch.setattr(checkpoint, "write_whole", stopping)
-    with pytest.raises(Stop):
+    with stopped_at_write(name, occasion):
         tiny.train(tmp_path, FLAGS)
-    monkeypatch.setattr(checkpoint, "write_whole", write_whole)
     tiny.train(tmp_path, f"{FLAGS} {flag}")
     assert_same_run(tmp_path, whole)
 
 
 def test_a_finished_run_is_kept(whole, capsys):
-    before = {path: path.read_bytes() for path in whole.iterdir()}
+    before = snapshot(whole)
     with pytest.raises(SystemExit) as stopped:
         tiny.train(whole, f"{FLAGS} --auto-resume")
     assert stopped.value.code == 0
     assert "finished" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in whole.iterdir()} == before
+    assert snapshot(whole) == before
 
 
 def test_auto_resume_starts_afresh_where_there_is_nothing(tmp_path):
-    assert tiny.results(tiny.train(tmp_path / "run", "--epoch 1 --auto-resume"))
+    assert results(tiny.train(tmp_path / "run", "--epoch 1 --auto-resume"))
 
 
 def test_a_checkpoint_continues_in_another_folder(tmp_path, whole, monkeypatch):

@@ -1,23 +1,17 @@
-"""The trainer on tiny images, so that an epoch takes a fraction of a second: 48 and 16 digits of 16 x 16 pixels.
+"""The trainer on tiny images, so that an epoch takes a fraction of a second: 48 and 16 digits of 16 x 16 pixels."""
 
-`python -m tests.eigendamage.tiny FLAGS` is the trainer's command line with these in place of `--dataset digits`.
-"""
-
-import json
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import main_pretrain
 import torch
 
-from lab.cli import run
 from lab.data import images
+from tests.harness import be
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-COMMAND = (sys.executable, "-m", "tests.eigendamage.tiny")
 BASE = "--dataset digits --network resnet --depth 8 --epoch 2 --batch_size 16 --device cpu --weight_decay 1e-4".split()
+
+DEPTH = {"resnet": 32, "vgg": 19, "presnet": 20}  # of the networks whose published numbers are known
 
 _all_digits = images.LOADERS["digits"]
 
@@ -34,22 +28,12 @@ def train(folder: Path, flags: str = "") -> Path:
     return folder
 
 
-def results(folder: Path) -> dict:
-    """Return `results.json`."""
-    return json.loads((folder / "results.json").read_text())
-
-
 def checkpoint(folder: Path, name: str = "checkpoint.t7") -> dict:
     """Return what a file of a run holds."""
     return torch.load(folder / name, weights_only=True)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a process that runs `COMMAND`."""
-    paths = (str(REPOSITORY), str(REPOSITORY / "EigenDamage-Pytorch"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-
-
-if __name__ == "__main__":
+def command_line(argv: list[str], log: str | None = None) -> None:
+    """Be `main_pretrain.py` with these arguments and the tiny digits."""
     images.LOADERS["digits"] = digits
-    run(main_pretrain.main, "main_pretrain.py")
+    be(main_pretrain.main, "main_pretrain.py", argv, log)

@@ -1,4 +1,4 @@
-"""Networks that several test files use, and the measure of agreement between two tensors."""
+"""Networks and matrices that several test files use, and the measure of agreement between two tensors."""
 
 from collections import OrderedDict
 
@@ -11,6 +11,14 @@ from factorized import FactorizedConv2d, FactorizedLayer, FactorizedLinear
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference over the largest expected magnitude."""
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def matrix_with_spectrum(sigma: Tensor, m: int, n: int) -> Tensor:
+    """Return a random m x n matrix with these singular values, in their precision."""
+    k = len(sigma)
+    P = torch.linalg.qr(torch.randn(m, k, dtype=torch.float64)).Q
+    Q = torch.linalg.qr(torch.randn(n, k, dtype=torch.float64)).Q
+    return ((P * sigma.double()) @ Q.mT).to(sigma.dtype)
 
 
 def cifar_resnet(depth: int, num_classes: int = 10) -> nn.Sequential:

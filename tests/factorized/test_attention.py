@@ -1,4 +1,4 @@
-"""Attention and the products of its heads (specification transformer.md, sections 5.2 and 6.3 to 6.5)."""
+"""Attention and the products of its heads."""
 
 import copy
 
@@ -94,7 +94,7 @@ def test_the_same_function_as_pytorchs_layer(cross):
     [(256, 4, 1.0, 64), (256, 4, 0.25, 16), (256, 4, 0.5, 32), (256, 4, 0.1, 6), (256, 4, 2.0, 128), (8, 8, 0.01, 1)],
 )
 def test_width_of_heads(d, heads, rank_scale, width):
-    """Section 6.3, and at least 1."""
+    """A head's share of the model's width, times the rank scale, rounded down; at least 1."""
     assert head_width(d, heads, rank_scale) == width
     attention = FactorizedAttention(d, heads, rank_scale)
     U, VT = attention.query_key.factors()
@@ -123,7 +123,7 @@ def test_products_are_factorized_modules_that_share_the_parameters(attention):
 
 
 def test_balancing_leaves_the_function_as_it_is(attention):
-    """Section 6.4: the two factors of a head then have the nuclear norm of its product as their squared norms."""
+    """The squared norms of a head's two factors are then the nuclear norm of its product."""
     x, memory = states(B, T), states(B, S)
     before = attention(x, memory)
     for products in (attention.query_key, attention.output_value):

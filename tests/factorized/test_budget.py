@@ -1,4 +1,4 @@
-"""Searching the rank scale for a target size (specification section 8)."""
+"""Searching the rank scale for a target size."""
 
 import copy
 
@@ -29,7 +29,7 @@ def resnets():
         return {depth: cifar_resnet(depth) for depth in (20, 32, 56)}
 
 
-# The table of section 8.
+# Of the CIFAR ResNets with 10 classes, as the paper's search found them.
 @pytest.mark.parametrize(
     "depth, target, rank_scale, parameters, ratio",
     [
@@ -56,7 +56,7 @@ def test_published_targets(resnets, recwarn, depth, target, rank_scale, paramete
     [(0.01, 0.00390625, 6_346, 0.023528), (3.0, 0.998046875, 560_026, 2.076308)],
 )
 def test_unreachable_targets_warn_or_raise(resnets, target, rank_scale, parameters, ratio):
-    """Defect 22; the values are those of the table of section 8."""
+    """Each end of what rank scales up to 1 can reach."""
     with pytest.warns(UserWarning, match=f"ratio {target} is unreachable.*0.023528 to 2.076308") as caught:
         found = find_rank_scale(resnets[20], target, include=["layer*"])
     assert caught[0].filename == __file__
@@ -83,7 +83,7 @@ def test_the_count_is_that_of_the_factorized_model(target, square):
 
 
 def test_the_search_draws_no_random_numbers_and_leaves_the_model_alone():
-    """Defect 21."""
+    """The seed alone determines the start, whatever the target."""
     model = small_cnn()
     before, modules, state = copy.deepcopy(model.state_dict()), list(model.modules()), torch.get_rng_state()
     find_rank_scale(model, 0.6)

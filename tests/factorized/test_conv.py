@@ -1,4 +1,4 @@
-"""The factorized convolution against `conv2d` with the kernel of its product (specification section 3)."""
+"""The factorized convolution against `conv2d` with the kernel of its product."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def randomized(layer: FactorizedConv2d) -> FactorizedConv2d:
 
 
 def test_matrix_layout_element_by_element():
-    """`K[o, c, i, j] = W[o * kh + i, c * kw + j]` on a 2 x 5 kernel, in both directions (3.1)."""
+    """`K[o, c, i, j] = W[o * kh + i, c * kw + j]` on a 2 x 5 kernel, in both directions."""
     dense = nn.Conv2d(3, 4, (2, 5))
     W = FactorizedConv2d.matrix_of(dense)
     assert W.shape == FactorizedConv2d.matrix_shape(dense) == (8, 15)
@@ -39,7 +39,7 @@ def test_matrix_layout_element_by_element():
 @pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (3, 3), (3, 5), (2, 4)])
 @pytest.mark.parametrize("square", [False, True])
 def test_both_paths_agree_with_the_dense_convolution(kernel, square):
-    """Acceptance check 2: to 1e-10 in double precision over strides, paddings and dilations."""
+    """To 1e-10 in double precision over strides, paddings and dilations."""
     x = torch.randn(2, 3, 11, 12, dtype=torch.float64)
     for stride, padding, dilation in itertools.product([1, (2, 1), (1, 3)], [0, (1, 2), (3, 0)], [1, (2, 1), (1, 2)]):
         options = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -77,7 +77,7 @@ def test_two_steps_do_not_stride_along_kernels_of_one(kernel, strides, monkeypat
     assert taken == strides
 
 
-# Table 3.2 of the specification.
+# Of the paper's ResNets, in which stages have 16, 32 and 64 channels.
 @pytest.mark.parametrize(
     "rank_scale, ranks",
     [
@@ -99,7 +99,7 @@ def test_published_ranks(rank_scale, ranks):
 
 @pytest.mark.parametrize("square, bias", [(False, False), (True, True)])
 def test_parameter_count(square, bias):
-    """`r (m + n)`, plus `r^2` if square, plus the bias (3.2)."""
+    """`r (m + n)`, plus `r^2` if square, plus the bias."""
     dense = nn.Conv2d(6, 8, (3, 5), bias=bias)
     layer = FactorizedConv2d.from_dense(dense, 0.25, init="kaiming", square=square)
     count = sum(parameter.numel() for parameter in layer.parameters())
@@ -109,7 +109,7 @@ def test_parameter_count(square, bias):
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (2, 5), (3, 1)])
 @pytest.mark.parametrize("path", ["composed", "two_step"])
 def test_full_rank_spectral_start_reproduces_the_layer(kernel, path):
-    """Acceptance check 3; the reference system failed it for every kernel but 1 x 1 (defect 3)."""
+    """The code of 2021 did so for 1 x 1 kernels alone, as it did not swap the axes of a kernel."""
     dense = nn.Conv2d(4, 6, kernel, stride=(2, 1), padding=1, dilation=(1, 2))
     x = torch.randn(2, 4, 9, 12)
     rank = min(FactorizedConv2d.matrix_shape(dense))
@@ -119,7 +119,7 @@ def test_full_rank_spectral_start_reproduces_the_layer(kernel, path):
 @pytest.mark.parametrize("padding, kernel, dilation", [("same", (3, 5), (2, 1)), ("same", (1, 3), 1), ("valid", 3, 1)])
 @pytest.mark.parametrize("path", ["composed", "two_step"])
 def test_string_padding(padding, kernel, dilation, path):
-    """Strings become numbers (section 9, defect 9), and stay right when merged."""
+    """Strings become numbers, and stay right when merged."""
     dense = nn.Conv2d(3, 4, kernel, padding=padding, dilation=dilation).double()
     layer = FactorizedConv2d.from_dense(dense, rank=min(FactorizedConv2d.matrix_shape(dense)), path=path)
     x = torch.randn(2, 3, 9, 10, dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_what_cannot_be_factorized_is_refused_at_construction(options, message):
 @pytest.mark.parametrize("groups, outputs", [(2, 6), (4, 4), (4, 8)])
 @pytest.mark.parametrize("square", [False, True])
 def test_grouped_convolutions_take_the_composed_path(groups, outputs, square):
-    """Section 9: the two-convolution path would mix the groups."""
+    """The path of two convolutions would mix the groups."""
     dense = nn.Conv2d(4, outputs, 3, padding=1, groups=groups).double()
     rank = min(FactorizedConv2d.matrix_shape(dense))
     layer = FactorizedConv2d.from_dense(dense, rank=rank, square=square)

@@ -53,7 +53,7 @@ def test_grouped_convolution_multiply_adds():
     [(FactorizedLinear(512, 512, 8), (10_000, 512)), (FactorizedConv2d(64, 64, 3, 8), (64, 64, 32, 32))],
 )
 def test_low_ranks_take_two_steps_and_high_ranks_compose(layer, shape):
-    """Defect 24: the choice follows the cost, and is the same for a size with or without a forward pass."""
+    """The choice follows the cost, and is the same for a size with or without a forward pass."""
     low = layer.costs(shape)
     assert cheaper_path(**low) == "two_step"
     assert layer.multiply_adds(shape) == low["steps"]

@@ -1,4 +1,4 @@
-"""Gradients and bookkeeping of Frobenius decay (specification sections 5 and 9)."""
+"""Gradients and bookkeeping of Frobenius decay."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def factors_of(model: nn.Module) -> list[nn.Parameter]:
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
 @pytest.mark.parametrize("shapes", [[(7, 5)], [(7, 3), (3, 5)], [(2, 6), (6, 4)], [(7, 3), (3, 3), (3, 5)]])
 def test_gradients_equal_automatic_differentiation(shapes, batch):
-    """Acceptance check 1 and the table of 5.1, slices independent."""
+    """With two to four factors, each slice of a batch for itself."""
     factors = [torch.randn(*batch, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     product = factors[0]
     for factor in factors[1:]:
@@ -84,7 +84,7 @@ def test_added_gradients_equal_those_of_the_penalty(square):
 
 
 def test_a_missing_gradient_becomes_the_decay():
-    """Section 5.2; also where only some factors of a group have gradients."""
+    """Also where only some factors of a group have gradients."""
     model = mixed_model()
     model[0].U.grad = torch.ones_like(model[0].U)
     expected = torch.autograd.grad(penalty(model, 0.3), factors_of(model))
@@ -95,7 +95,7 @@ def test_a_missing_gradient_becomes_the_decay():
 
 
 def test_frozen_factors_get_no_gradient():
-    """Defect 14."""
+    """Those that are trained beside them get theirs."""
     model = mixed_model(square=True)
     model[0].requires_grad_(False)
     model[3].M.requires_grad_(False)
@@ -197,7 +197,7 @@ def test_sixteen_bit_factors_are_multiplied_in_single_precision():
         torch.testing.assert_close(factor.grad.double(), gradient, rtol=1e-3, atol=0)
 
 
-# Table 5.4 of the specification: depth, options of `factorize`, (tensors, scalars) with L2 and without, layers.
+# CIFAR ResNets: depth, options of `factorize`, (tensors, scalars) with L2 and without, layers.
 @pytest.mark.parametrize(
     "depth, rank_scale, square, decayed, free, layers",
     [

@@ -2,14 +2,14 @@
 
 import torch
 
-from tests import processes
 from tests.factorized import sharded
+from tests.harness import torchrun
 
 
 def test_sharded_factors_decay_as_whole_ones(tmp_path):
     """Layers of both paths and attention, whose factors are views of its parameters; the penalty, too."""
     path = tmp_path / "found.pt"
-    ran = processes.torchrun("lab", "-m", "tests.factorized.sharded", str(path))
+    ran = torchrun("lab", "-m", "tests.factorized.sharded", str(path))
     assert ran.returncode == 0, ran.stderr
     found = torch.load(path, weights_only=True)
     assert found.keys() == sharded.WAYS.keys()

@@ -34,7 +34,7 @@ def assert_same_parameters(model: nn.Module, other: nn.Module, **tolerance):
 @pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_training_equals_automatic_differentiation_of_the_penalty(square, momentum):
-    """The decay goes through momentum as the gradient of any other term of the loss does (5.2)."""
+    """The decay goes through momentum as the gradient of any other term of the loss does."""
     model, x = model_and_input(square=square)
     other = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=momentum)
@@ -90,7 +90,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("unscale_first", [False, True])
 def test_gradient_scaling_does_not_change_the_decay(name, fused, unscale_first):
-    """Section 9: a fused optimizer unscales inside its step, after the decay was added."""
+    """A fused optimizer unscales inside its step, after the decay was added."""
     model, x = model_and_input(dtype=torch.float32)
     other = copy.deepcopy(model)
     for network, scale in ((model, 1024.0), (other, 1.0)):
@@ -274,7 +274,7 @@ def test_in_backward_in_a_generated_program(fresh_compiler):
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_an_optimizer_that_decays_a_factor_itself_is_refused(name):
-    """Section 10: every factor gets exactly one kind of decay."""
+    """Every factor gets exactly one kind of decay."""
     model, _ = model_and_input()
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1, weight_decay=1e-4)
     with pytest.raises(ValueError, match="stem.*both Frobenius and L2.*parameter_groups"):

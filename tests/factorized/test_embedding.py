@@ -1,4 +1,4 @@
-"""The factorized embedding against the dense one of its product (specification transformer.md, section 6.2)."""
+"""The factorized embedding against the dense one of its product."""
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ import torch
 
 from factorized import spectral_init
 from factorized.linalg import krylov
-from tests.factorized.test_spectral import matrix_with_spectrum
+from tests.factorized.networks import matrix_with_spectrum
 
 
 def excess(matrix: torch.Tensor, U: torch.Tensor, VT: torch.Tensor) -> float:

@@ -16,7 +16,7 @@ CLASSES = {"linear": FactorizedLinear, "conv": FactorizedConv2d}
 @both_kinds
 @pytest.mark.parametrize("init", ["spectral", "kaiming"])
 def test_the_source_layer_is_left_intact(kind, init):
-    """Defect 11: the source stays usable, and shares no storage with the factorized layer."""
+    """It stays usable, and shares no storage with the factorized layer."""
     dense, layer = dense_and_factorized(kind, init=init, rank=2)
     before = copy.deepcopy(dense.state_dict())
     with torch.no_grad():
@@ -29,7 +29,7 @@ def test_the_source_layer_is_left_intact(kind, init):
 @both_kinds
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dtype_follows_the_source(kind, dtype):
-    """Defect 10; and back again when merged."""
+    """Parameters are made in it, outputs have it, and merging gives it back."""
     dense, _ = dense_and_factorized(kind, rank=2)
     layer = CLASSES[kind].from_dense(dense.to(dtype), rank=2, square=True)
     assert {parameter.dtype for parameter in layer.parameters()} == {dtype}
@@ -68,7 +68,7 @@ def test_training_mode_follows_the_source(kind):
 
 @both_kinds
 def test_state_dict_names(kind):
-    """Section 3.5."""
+    """Checkpoints of the published code have these."""
     _, layer = dense_and_factorized(kind, rank=2)
     assert set(layer.state_dict()) == {"U", "VT", "bias"}
     _, layer = dense_and_factorized(kind, rank=2, square=True)
@@ -79,7 +79,7 @@ def test_state_dict_names(kind):
 @both_kinds
 @pytest.mark.parametrize("rank_scale", [1e-9, 0.01])
 def test_the_rank_is_at_least_one(kind, rank_scale):
-    """Defect 4."""
+    """With no rank at all the layer would be its bias."""
     _, layer = dense_and_factorized(kind, rank_scale=rank_scale)
     assert layer.rank == 1 and layer.weight.abs().sum() > 0
 
@@ -112,7 +112,7 @@ def test_another_type_of_layer_is_refused(kind):
 
 @both_kinds
 def test_kaiming_word_is_kaiming_normal_on_each_factor(kind):
-    """4.3 and defect 13: fan-in, on `U` and then on `VT`."""
+    """By fan-in, on `U` and then on `VT`."""
     dense, _ = dense_and_factorized(kind, rank=2)
     torch.manual_seed(1)
     layer = CLASSES[kind].from_dense(dense, rank=3, init="kaiming")
@@ -154,7 +154,7 @@ def test_spectral_start_draws_no_random_numbers(kind):
 @both_kinds
 @pytest.mark.parametrize("init", ["spectral", "kaiming"])
 def test_square_layer_starts_as_the_two_factor_layer(kind, init):
-    """`M` starts at the identity unless `square_init` turns that into something else (3.4)."""
+    """`M` starts at the identity unless `square_init` turns that into something else."""
     dense, _ = dense_and_factorized(kind, rank=2)
     x = example_input(kind)
     two, square, noisy = [
@@ -170,7 +170,7 @@ def test_square_layer_starts_as_the_two_factor_layer(kind, init):
 @pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("path", ["composed", "two_step"])
 def test_merging_preserves_the_output(kind, square, path):
-    """Acceptance check 8, with factors that are far from their starting values."""
+    """To 1e-10, with factors that are far from their starting values."""
     dense, layer = dense_and_factorized(kind, rank=3, square=square, path=path)
     layer = layer.double()
     for parameter in layer.parameters():
@@ -202,7 +202,7 @@ def train(layer, kind, steps=5):
 @pytest.mark.parametrize("path", ["composed", "two_step"])
 @pytest.mark.parametrize("square", [False, True])
 def test_zero_padded_directions_stay_zero_in_training(kind, path, square):
-    """Acceptance check 7 and section 4.1: with a warning, in the two-factor layer and with `M` at the identity."""
+    """With a warning, in the two-factor layer and with `M` at the identity."""
     with pytest.warns(UserWarning, match=r"zero directions.*\(rank 12, at most \d+ useful\)") as caught:
         dense, layer = dense_and_factorized(kind, rank=12, path=path, square=square)
     assert "networks.py" in caught[0].filename
@@ -217,7 +217,7 @@ def test_zero_padded_directions_stay_zero_in_training(kind, path, square):
 @both_kinds
 @pytest.mark.filterwarnings("ignore:spectral initialization pads")
 def test_noise_in_the_middle_factor_wakes_padded_directions(kind):
-    """Section 4.1."""
+    """A middle factor that is not diagonal gives them a gradient."""
     dense, layer = dense_and_factorized(kind, rank=12, square=True, square_init=lambda eye: eye + 0.1)
     useful = min(layer.U.shape[0], layer.VT.shape[1])
     train(layer, kind)

@@ -1,4 +1,4 @@
-"""The factorized linear layer against the dense layer of its product (specification section 2)."""
+"""The factorized linear layer against the dense layer of its product."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_output_and_gradients_equal_those_of_the_dense_product(path, square, bia
     ],
 )
 def test_rank_is_scaled_by_the_smaller_side(features, rank_scale, rank):
-    """Halves go to the even number; at least 1; not capped (section 2)."""
+    """Halves go to the even number; at least 1; not capped."""
     dense = nn.Linear(*features)
     assert FactorizedLinear.rank_of(dense, rank_scale) == rank
     layer = FactorizedLinear.from_dense(dense, rank_scale, init="kaiming")
@@ -59,14 +59,14 @@ def test_rank_is_scaled_by_the_smaller_side(features, rank_scale, rank):
 @pytest.mark.parametrize("features", [(12, 9), (9, 12)])
 @pytest.mark.parametrize("path", ["composed", "two_step"])
 def test_full_rank_spectral_start_reproduces_the_layer(features, path):
-    """Acceptance check 3."""
+    """To 1e-5 in single precision."""
     dense, x = nn.Linear(*features), torch.randn(6, features[0])
     layer = FactorizedLinear.from_dense(dense, 1.0, path=path)
     assert relative_error(layer(x), dense(x)) < 1e-5
 
 
 def test_starting_values_of_a_new_layer():
-    """Kaiming normal, fan-in (4.3): standard deviations `sqrt(2 / r)` and `sqrt(2 / n)`; identity; zero bias."""
+    """Kaiming normal, fan-in: standard deviations `sqrt(2 / r)` and `sqrt(2 / n)`; identity; zero bias."""
     layer = FactorizedLinear(500, 400, 50, square=True)
     assert layer.U.std().item() == pytest.approx((2 / 50) ** 0.5, rel=0.03)
     assert layer.VT.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.03)

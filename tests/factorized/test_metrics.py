@@ -1,4 +1,4 @@
-"""Norms and diagnostics against dense linear algebra (specification section 6; resnet.md section 5)."""
+"""Norms and diagnostics against dense linear algebra."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_norms_equal_those_of_the_product(m, r, n, number, batch):
 
 @pytest.mark.parametrize("magnitude", [1e12, 1e-12])
 def test_frobenius_norm_of_extreme_magnitudes(magnitude):
-    """The trace of Gram matrices squares the magnitude twice (defect 25)."""
+    """The trace of Gram matrices squares the magnitude twice, and would overflow or vanish."""
     U, VT = torch.randn(40, 3) * magnitude, torch.randn(3, 40) * magnitude
     expected = torch.linalg.matrix_norm(U.double() @ VT.double()).item()
     assert frobenius_norm(U, VT).item() == pytest.approx(expected, rel=1e-5)
@@ -75,7 +75,7 @@ def test_nuclear_norm_bound(m, r, n):
 
 
 def test_three_factor_bound_where_the_reference_failed():
-    """All factors 2: the norm is 8 (resnet.md, section 5)."""
+    """With all factors 2 the norm is 8; the three-factor bound of the code of 2021 is none."""
     two = torch.full((1, 1), 2.0)
     assert nuclear_norm(two, two, two) == 8 and nuclear_norm_bound(two, two, two) == 10
 
@@ -83,7 +83,7 @@ def test_three_factor_bound_where_the_reference_failed():
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20), (3, 20, 30)])
 @pytest.mark.parametrize("rank", [2, 20])
 def test_spectral_start_is_orthogonal_and_tight(shape, rank):
-    """Acceptance check 4, in single precision."""
+    """In single precision."""
     U, VT = spectral_init(torch.randn(shape), rank)
     assert max(share.max() for share in non_orthogonality(U, VT)) < 1e-5
     torch.testing.assert_close(nuclear_norm_bound(U, VT), nuclear_norm(U, VT), rtol=1e-5, atol=0)
@@ -99,7 +99,7 @@ def test_non_orthogonality_by_hand():
 
 
 def test_non_orthogonality_of_extreme_and_zero_factors():
-    """Zero where a factor is zero (defect 25), and no overflow of the squares."""
+    """Zero where a factor is zero, not NaN, and no overflow of the squares."""
     zero = torch.zeros(3, 2)
     assert [share.item() for share in non_orthogonality(zero, zero.mT)] == [0, 0]
     U = torch.randn(5, 3)
@@ -137,7 +137,7 @@ def test_a_layer_that_is_zero_has_metrics():
 
 @pytest.mark.parametrize("square", [False, True])
 def test_layer_metrics_by_hand(square):
-    """Tags and averages of resnet.md, section 5."""
+    """Tags, and averages over the layers."""
     init = {"spectral": False, "square": square, "square_init": torch.tril}
     model = factorize(small_cnn(), rank_scale=0.3, **(init if square else {"spectral": False}))
     layers = list(factorized_modules(model).values())
@@ -170,7 +170,7 @@ def test_layer_metrics_by_hand(square):
 
 
 def test_dense_and_full_rank_networks_have_the_same_metrics():
-    """Both are measured on the same matrix of a kernel (resnet.md, defect 26)."""
+    """Both are measured on the same matrix of a kernel."""
     model = small_cnn().double()
     dense = layer_metrics([model.body[0], model.body[2], model.hidden], lr=0.1)
     factorize(model, include=["body", "hidden"], ranks={"body": 18, "hidden": 10})
@@ -180,7 +180,7 @@ def test_dense_and_full_rank_networks_have_the_same_metrics():
     assert {tag: full[tag] for tag in dense} == pytest.approx(dense, rel=1e-5)
 
 
-# resnet.md section 5, ResNet20 at step 0: FrobNorm, NucNorm, NucNorm-bound, NonOrth.
+# ResNet20 at its start: FrobNorm, NucNorm, NucNorm-bound, NonOrth.
 @pytest.mark.parametrize(
     "options, expected",
     [

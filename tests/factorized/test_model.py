@@ -1,4 +1,4 @@
-"""Factorizing and merging whole models (specification sections 7 to 10)."""
+"""Factorizing and merging whole models."""
 
 import copy
 
@@ -10,7 +10,7 @@ from factorized import FactorizedConv2d, FactorizedLinear, factorize, factorized
 from factorized import parameter_count as count
 from tests.factorized.networks import cifar_resnet, relative_error, small_cnn
 
-# resnet.md section 2.4: dense, then s = 0.037, 0.111, 0.333, 1.0, 1.0 square, 3.0, 9.0.
+# By depth and classes: dense, then rank scales 0.037, 0.111, 0.333, 1.0, 1.0 square, 3.0, 9.0.
 PUBLISHED_COUNTS = {
     (20, 10): (269_722, 23_482, 63_850, 188_314, 560_026, 850_330, 1_675_162, 5_020_570),
     (20, 100): (275_572, 29_332, 69_700, 194_164, 565_876, 856_180, 1_681_012, 5_026_420),
@@ -121,7 +121,7 @@ def test_the_batched_spectral_start_equals_that_of_each_layer(square):
 
 @pytest.mark.parametrize("square", [False, True])
 def test_merge_restores_the_types_and_keeps_the_outputs(square):
-    """Acceptance check 8 for a whole model."""
+    """So does `to_dense` for each layer; here for a whole model."""
     dense = small_cnn()
     model = factorize(copy.deepcopy(dense), rank_scale=0.4, square=square).eval()
     x = torch.randn(2, 3, 8, 8)

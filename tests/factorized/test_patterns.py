@@ -35,9 +35,9 @@ from tests.factorized.networks import small_cnn
         ("features.[37]", "features.3", True),
         ("features.[37]", "features.37", False),
         ("features.3?", "features.31", True),
-        ("3", "features.3", False),  # defect 17: bare digits
+        ("3", "features.3", False),  # bare digits are a whole name
         ("features.3", "features.31", False),
-        ("convShortcut", "convShortCut", False),  # defect 15: the case counts
+        ("convShortcut", "convShortCut", False),  # the case counts
         ("*", "", True),  # a root that is itself a layer
     ],
 )
@@ -66,14 +66,14 @@ def test_selecting_keeps_the_order_of_the_names(include, exclude, expected):
 
 @pytest.mark.parametrize("pattern", ["", ".conv1", "layer1.", "layer1..conv1"])
 def test_empty_components_are_refused(pattern):
-    """Defect 16."""
+    """In what is included and in what is excluded."""
     for arguments in ({"include": [pattern]}, {"exclude": [pattern]}):
         with pytest.raises(ValueError, match="empty component in module pattern"):
             select(NAMES, **arguments)
 
 
 def test_a_pattern_that_matches_nothing_is_named_with_what_comes_close():
-    """Section 10."""
+    """In what is included and in what is excluded."""
     for arguments in ({"include": ["stem", "layer1.conv3"]}, {"exclude": ["layer1.conv3"]}):
         with pytest.raises(ValueError, match=r"'layer1.conv3' matches no layer; layers are called layer1.conv"):
             select(NAMES, **arguments)

@@ -1,17 +1,10 @@
-"""Spectral initialization against a full singular value decomposition (specification sections 4.1 and 4.2)."""
+"""Spectral initialization against a full singular value decomposition."""
 
 import pytest
 import torch
 
 from factorized import batch_spectral_init, non_orthogonality, spectral_init
-from tests.factorized.networks import relative_error
-
-
-def matrix_with_spectrum(sigma: torch.Tensor, m: int, n: int) -> torch.Tensor:
-    k = len(sigma)
-    P = torch.linalg.qr(torch.randn(m, k, dtype=torch.float64)).Q
-    Q = torch.linalg.qr(torch.randn(n, k, dtype=torch.float64)).Q
-    return ((P * sigma.double()) @ Q.mT).to(sigma.dtype)
+from tests.factorized.networks import matrix_with_spectrum, relative_error
 
 
 def best_approximation(matrix: torch.Tensor, rank: int) -> torch.Tensor:
@@ -30,7 +23,7 @@ def svd_calls(monkeypatch):
 @pytest.mark.parametrize("rank", [1, 3, 6, 8])
 @pytest.mark.parametrize("shape", [(12, 8), (8, 12), (8, 8), (3, 12, 8), (2, 3, 8, 12)])
 def test_factors_are_balanced_and_their_product_is_the_best_approximation(shape, rank):
-    """`U VT` truncates the SVD and `U^T U = VT VT^T = diag(sigma)` (equations of 4.1)."""
+    """`U VT` truncates the SVD and `U^T U = VT VT^T = diag(sigma)`."""
     matrix = torch.randn(shape, dtype=torch.float64)
     U, VT = spectral_init(matrix, rank)
     assert U.shape == (*shape[:-1], rank) and VT.shape == (*shape[:-2], rank, shape[-1])
@@ -96,7 +89,7 @@ def test_a_batch_equals_its_slices_one_by_one():
 
 @pytest.mark.parametrize("shape, rank", [((5, 3), 8), ((3, 5), 4), ((2, 4, 4), 6)])
 def test_surplus_directions_are_zero(shape, rank):
-    """A rank above `min(m, n)` fills the first directions and pads with exact zeros (4.1)."""
+    """A rank above `min(m, n)` fills the first directions and pads with exact zeros."""
     matrix = torch.randn(shape, dtype=torch.float64)
     U, VT = spectral_init(matrix, rank)
     k = min(shape[-2:])
@@ -152,7 +145,7 @@ def test_tolerance_is_a_share(tolerance):
 
 @pytest.mark.parametrize("m, r, n", [(9, 4, 6), (6, 4, 9), (4, 7, 6), (3, 5, 8)])
 def test_batch_init_rewrites_views_of_other_parameters(m, r, n):
-    """Products are kept, factors become balanced, and values are written through views (4.2), at any rank."""
+    """Products are kept, factors become balanced, and values are written through views, at any rank."""
     left = torch.nn.Parameter(torch.randn(2, m, r + 1, dtype=torch.float64))
     right = torch.nn.Parameter(torch.randn(n, 2, r, dtype=torch.float64))
     U, VT = left[..., :r], right.permute(1, 2, 0)

@@ -12,58 +12,7 @@ from torch import nn
 
 import factorized
 from factorized import store_files
-
-
-class Net(nn.Module):
-    """One layer of every kind, a shared layer, tied weights, buffers and attention."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(11, 8, padding_idx=0)
-        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.grouped = nn.Conv2d(8, 8, (1, 3), groups=2, bias=False)
-        self.separable = nn.Conv2d(8, 8, 3, padding=1)
-        self.pointwise = nn.Conv2d(8, 8, 1)
-        self.channels = nn.Conv2d(8, 8, 3, padding=1)
-        self.line = nn.Conv1d(8, 6, 3)
-        self.norm = nn.BatchNorm2d(8)
-        self.twice = nn.Linear(8, 8)
-        self.again = self.twice
-        self.attention = factorized.FactorizedAttention(8, 2, rank_scale=0.5)
-        self.head = nn.Linear(8, 11, bias=False)
-        self.tied = nn.Linear(8, 11)
-        self.tied.weight = self.head.weight
-
-    def forward(self, images, tokens):
-        x = self.channels(self.pointwise(self.separable(self.grouped(self.norm(self.conv(images))))))
-        x = self.line(x.flatten(2)).mean() + self.again(self.twice(self.attention(self.embed(tokens))))
-        return self.tied(x) + self.head(x)
-
-
-def dense() -> Net:
-    torch.manual_seed(5)
-    return Net().eval()
-
-
-def inputs():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 3, 9, 9, generator=generator), torch.randint(11, (2, 4), generator=generator)
-
-
-def small() -> Net:
-    """A factorized network with trained numbers everywhere: not those of any start."""
-    net = dense()
-    net.grouped = factorized.FactorizedConv2d.from_dense(net.grouped, rank=2)
-    net.separable = factorized.TensorTrainConv2d.from_dense(net.separable, 0.6)
-    net.pointwise = factorized.CPConv2d.from_dense(net.pointwise, 0.4)
-    net = factorized.factorize(net, ranks={"embed": 3, "line": 2}, embeddings=True)
-    net = factorized.factorize(net, ranks={"channels": 3}, split="channel")
-    net = factorized.factorize(net, ranks={"conv": 4}, square=True, path="two_step")
-    net = factorized.factorize(net, ranks={"twice": 5}, path="composed")
-    with torch.no_grad():
-        for tensor in (*net.parameters(), net.norm.running_mean):
-            tensor.add_(torch.rand_like(tensor) / 10)
-    return net
+from tests.factorized.stored import Net, dense, inputs, small
 
 
 def test_a_structure_is_plain_json_and_rebuilds_the_model():
@@ -87,16 +36,6 @@ def test_nothing_is_decomposed_on_the_way(tmp_path, monkeypatch):
     for name in ("svd", "eigh", "qr"):
         monkeypatch.setattr(torch.linalg, name, None)
     assert torch.equal(factorized.load(dense(), tmp_path / "save")(*inputs()), net(*inputs()))
-
-
-@pytest.fixture(params=[store_files.SAFE, store_files.PLAIN])
-def kind(request, monkeypatch):
-    """Both kinds of files, whatever is installed."""
-    if request.param == store_files.SAFE:
-        pytest.importorskip("safetensors")
-    else:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    return request.param
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -126,7 +65,7 @@ def test_round_trip_in_a_new_process(tmp_path, monkeypatch):
     code = f"""
 import torch, factorized
 torch.set_num_threads({torch.get_num_threads()})
-from tests.factorized.test_store import Net, inputs
+from tests.factorized.stored import Net, inputs
 for name in ("one", "other"):
     net = factorized.load(Net().eval(), {str(tmp_path)!r} + "/" + name)
     assert torch.equal(net(*inputs()), torch.load({str(tmp_path)!r} + "/outputs.pt", weights_only=True))
@@ -187,70 +126,6 @@ def test_wrapped_models_are_saved_by_their_own_names(tmp_path):
     assert torch.equal(factorized.load(dense(), tmp_path)(*inputs()), net(*inputs()))
     with pytest.raises(ValueError, match="wraps it"):
         factorized.load(nn.DataParallel(dense()), tmp_path)
-
-
-def test_a_save_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path, kind):
-    net = small()
-    factorized.save(net, tmp_path / "save")
-    (tmp_path / "save" / "notes.txt").write_text("mine")
-    with torch.no_grad():
-        net.head.weight.mul_(2)
-    factorized.save(net, tmp_path / "save")
-    assert torch.equal(factorized.load(dense(), tmp_path / "save")(*inputs()), net(*inputs()))
-    assert (tmp_path / "save" / "notes.txt").read_text() == "mine"
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="something else"):
-        factorized.save(net, tmp_path / "other")
-    with pytest.raises(FileExistsError, match="is a file"):
-        factorized.save(net, tmp_path / "other" / "thesis.txt")
-    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
-
-
-def test_killed_at_any_rename_it_is_the_old_save_or_the_new_one(tmp_path, monkeypatch):
-    """Also where the new one has a file of tensors of another kind."""
-    pytest.importorskip("safetensors")
-    net, replace = small(), os.replace
-    old = net(*inputs())
-    outcomes = []
-    for kinds in ((True, True), (True, False), (False, True)):
-        for survived in range(3):
-            folder = tmp_path / f"{kinds}{survived}"
-            for safe, model in zip(kinds, (net, copy.deepcopy(net))):
-                with monkeypatch.context() as patch:
-                    if not safe:
-                        patch.setattr("importlib.util.find_spec", lambda name: None)
-                    if model is not net:
-                        with torch.no_grad():
-                            model.head.weight.mul_(2)
-                        left = [survived]
-
-                        def until(*args, left=left):
-                            left[0] -= 1
-                            if left[0] < 0:
-                                raise KeyboardInterrupt
-                            replace(*args)
-
-                        patch.setattr(os, "replace", until)
-                    try:
-                        factorized.save(model, folder)
-                    except KeyboardInterrupt:
-                        assert survived < 2
-            found = factorized.load(dense(), folder)(*inputs())
-            outcomes.append(torch.equal(found, old))
-            assert outcomes[-1] or torch.equal(found, model(*inputs()))
-            assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert outcomes == [True, False, False, True, True, False, True, True, False]
-
-
-def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store_files, "_write_tensors", full)
-    with pytest.raises(OSError, match="No space"):
-        factorized.save(small(), tmp_path / "save")
-    assert not list(tmp_path.iterdir())
 
 
 def _other(**layers):
@@ -325,56 +200,6 @@ def test_what_is_no_factorized_model_is_not_saved(tmp_path, model, error, messag
     assert not list(tmp_path.iterdir())
 
 
-def _cut(folder, kind):
-    path = folder / kind
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def _flip(folder, kind):
-    """Change one bit of a tensor."""
-    path = folder / kind
-    content = bytearray(path.read_bytes())
-    value = small().conv.U.detach().numpy().tobytes()
-    content[content.index(value) + 2] ^= 1
-    path.write_bytes(content)
-
-
-def _note(**changes):
-    def change(folder, kind):
-        path = folder / "factorized.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (_cut, "damaged"),
-        (_flip, "damaged"),
-        (lambda folder, kind: (folder / kind).write_bytes(b""), "damaged"),
-        (lambda folder, kind: (folder / kind).write_bytes(b"nonsense" * 9), "damaged"),
-        (lambda folder, kind: (folder / kind).unlink(), "is missing"),
-        (lambda folder, kind: (folder / "factorized.json").unlink(), "was not written by factorized.save"),
-        (lambda folder, kind: (folder / "factorized.json").write_text("{"), "description cannot be read"),
-        (lambda folder, kind: (folder / "factorized.json").write_text("[" * 99999), "description cannot be read"),
-        (lambda folder, kind: (folder / "factorized.json").write_bytes(b"\xff\xfe"), "description cannot be read"),
-        (lambda folder, kind: (folder / "factorized.json").write_text("[]"), "no format version"),
-        (_note(format=None), "no format version"),
-        (_note(format=2, version="9.1"), r"format 2 of a newer version \(9.1\)"),
-        (_note(weights="../model.pt"), "names no file of tensors"),
-    ],
-)
-def test_damaged_folders(tmp_path, kind, damage, message):
-    torch.manual_seed(0)
-    factorized.save(small(), tmp_path)
-    damage(tmp_path, kind)
-    other = dense()
-    with pytest.raises(ValueError, match=message) as error:
-        factorized.load(other, tmp_path)
-    assert "\n" not in str(error.value) and not factorized.structure(other)
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -397,11 +222,3 @@ def test_structures_that_fit_nothing(change, message):
     for nothing in (None, [], "conv", {"conv": 4}):
         with pytest.raises(ValueError, match="a structure is a mapping"):
             factorized.restructure(model, nothing)
-
-
-def test_folders_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        factorized.load(dense(), tmp_path / "nowhere")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="not a folder"):
-        factorized.load(dense(), tmp_path / "file")

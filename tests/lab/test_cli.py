@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lab import cli
-from lab.cli import Parser, RunError, UserError, number, run
+from lab.cli import Parser, RunError, UserError, launch, number
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def raised(error: BaseException):
 )
 def test_exit_status(main, status, printed, capsys):
     with pytest.raises(SystemExit) as exit:
-        run(main, "prog")
+        launch(main, "prog")
     out, err = capsys.readouterr()
     assert exit.value.code == status and not out
     assert err.startswith(printed) and err.count("\n") == (printed > "")
@@ -77,7 +77,7 @@ def test_exit_status(main, status, printed, capsys):
 @pytest.mark.parametrize("defect", [ZeroDivisionError(), RuntimeError("shapes differ"), RecursionError("in a call")])
 def test_a_defect_of_ours_keeps_its_traceback(defect):
     with pytest.raises(type(defect)):
-        run(raised(defect), "prog")
+        launch(raised(defect), "prog")
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_a_defect_of_ours_keeps_its_traceback(defect):
 )
 def test_the_loss_of_another_process_is_one_line(text, capsys, monkeypatch):
     with pytest.raises(RuntimeError):
-        run(raised(RuntimeError(text)), "prog")  # of a single process that is a defect
+        launch(raised(RuntimeError(text)), "prog")  # of a single process that is a defect
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as exit:
-        run(raised(RuntimeError(text)), "prog")
+        launch(raised(RuntimeError(text)), "prog")
     assert exit.value.code == 1 and "prog: error: another process of this run has ended" in capsys.readouterr().err
 
 
@@ -100,7 +100,7 @@ def warn():
 
 def test_warnings_are_one_line(capsys):
     with pytest.raises(SystemExit):
-        run(warn, "prog")
+        launch(warn, "prog")
     assert capsys.readouterr().err == "prog: warning: mind this\n"
 
 
@@ -115,7 +115,7 @@ def test_warnings_are_one_line(capsys):
 def test_one_process_of_several_prints_what_all_have_in_common(main, status, printed, capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as exit:
-        run(main, "prog")
+        launch(main, "prog")
     assert exit.value.code == status
     assert capsys.readouterr().err == printed
 
@@ -133,13 +133,13 @@ def python(program: str, after: str = "") -> subprocess.CompletedProcess:
     ("text", "printed"), [("5 \u20ac", "5 \u20ac"), ("\\udce9", "\\udce9")], ids=["a sign", "a byte of a file name"]
 )
 def test_output_is_utf8_whatever_the_locale(text, printed):
-    done = python(f"from lab.cli import run; run(lambda: print('{text}'), 'prog.py')")
+    done = python(f"from lab.cli import launch; launch(lambda: print('{text}'), 'prog.py')")
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"{printed}\n", b"")
 
 
 @pytest.mark.parametrize("lines", [3, 100_000])
 def test_a_reader_that_has_had_enough_is_no_error(lines):
-    program = f"from lab.cli import run\ndef main():\n for n in range({lines}): print(n)\nrun(main, 'prog.py')"
+    program = f"from lab.cli import launch\ndef main():\n for n in range({lines}): print(n)\nlaunch(main, 'prog.py')"
     done = python(program, "| head -1")
     assert done.stderr == b"" and done.stdout == b"0\n" and done.returncode in ((0, 1) if lines == 3 else (1,))
     done = python(program, "2>&1 | true")
@@ -148,8 +148,8 @@ def test_a_reader_that_has_had_enough_is_no_error(lines):
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_streams(closed):
-    program = "from lab.cli import run, UserError\ndef main():\n print('x', flush=True); raise UserError('y')\n"
-    assert python(program + "run(main, 'prog.py')", closed).returncode == 2
+    program = "from lab.cli import launch, UserError\ndef main():\n print('x', flush=True); raise UserError('y')\n"
+    assert python(program + "launch(main, 'prog.py')", closed).returncode == 2
 
 
 def test_interrupted_while_modules_are_imported():
@@ -163,11 +163,11 @@ def test_interrupted_while_modules_are_imported():
 def test_children_of_a_program_die_of_sigterm_as_usual():
     program = """
 import multiprocessing, time, sys
-from lab.cli import run
+from lab.cli import launch
 def main():
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
     child.start(); time.sleep(0.2); child.terminate(); child.join(); print(child.exitcode)
-run(main, "prog.py")"""
+launch(main, "prog.py")"""
     done = python(program)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"-15\n", b"")
 
@@ -230,7 +230,7 @@ def test_empty_arguments(parser, arguments, message):
 
 def test_help_still_works(capsys):
     with pytest.raises(SystemExit) as exit:
-        run(lambda: Parser(prog="prog", description="does things").parse_args(["--help"]), "prog")
+        launch(lambda: Parser(prog="prog", description="does things").parse_args(["--help"]), "prog")
     assert exit.value.code == 0 and "does things" in capsys.readouterr().out
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision import transforms
 
 from lab.cli import UserError
-from lab.data.batches import MEAN, STD
-from lab.data.images import Batches, ImageSet
+from lab.data.batches import MEAN, STD, Batches
+from lab.data.images import ImageSet
 from tests.lab.images import image_set, whole_epoch
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from lab import checkpoint
 from lab.cli import UserError
 from lab.data import folder as image_folder
-from lab.data.images import Batches, load
+from lab.data.batches import Batches
+from lab.data.images import load
 from tests.lab.images import whole_epoch, write_image
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"

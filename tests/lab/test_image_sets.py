@@ -11,9 +11,7 @@ import torch
 from lab.cli import UserError
 from lab.data import images
 from lab.data.images import load
-from tests.lab.images import write_image
-
-SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet-sample.zip"
+from tests.lab.images import SAMPLE, write_image
 
 
 def files_in(folder: Path) -> set[Path]:

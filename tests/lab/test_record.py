@@ -6,9 +6,8 @@ import subprocess
 import pytest
 
 from lab.record import Record, revision
-from paper.events import scalars
+from tests.harness import HEAD, events
 from tests.lab.summaries import summary
-from tests.processes import HEAD
 
 
 def test_only_the_main_process_writes(tmp_path, capsys):
@@ -27,9 +26,7 @@ def test_later_parts_hide_what_they_do_again(tmp_path):
         for step, value in enumerate(values, first):
             record.scalars({"a": value}, step)
         record.close()
-    assert scalars(tmp_path, "a") == ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
-    with pytest.raises(KeyError):
-        scalars(tmp_path, "b")
+    assert events(tmp_path) == {"a": ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])}
 
 
 def test_parts_within_a_second_are_read_in_order(tmp_path, monkeypatch):
@@ -40,7 +37,7 @@ def test_parts_within_a_second_are_read_in_order(tmp_path, monkeypatch):
         record.scalars({"a": number}, first)
         record.scalars({"a": -1}, first + 1)
         record.close()
-    assert scalars(tmp_path, "a") == ([0, 1, 2, 3], [0, 1, 2, -1])
+    assert events(tmp_path)["a"] == ([0, 1, 2, 3], [0, 1, 2, -1])
 
 
 def test_results_begin_alike_and_count_the_time_of_earlier_parts(tmp_path):
@@ -60,7 +57,7 @@ def test_events_of_a_beginning_that_is_made_again_are_hidden(tmp_path):
         for step, value in enumerate(values):
             record.scalars({"a": value}, step)
         record.close()
-    assert scalars(tmp_path, "a") == ([0], [3])
+    assert events(tmp_path)["a"] == ([0], [3])
 
 
 def git(folder, *command: str) -> None:

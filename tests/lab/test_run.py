@@ -14,9 +14,10 @@ from torch import nn
 from lab import checkpoint, lock
 from lab.cli import Terminated, UserError
 from lab.devices import Computing
-from lab.run import Run, is_in
+from lab.earlier import is_in
+from lab.run import Run
+from tests.harness import REPOSITORY, environment
 from tests.lab.summaries import summary
-from tests.processes import REPOSITORY, environment
 
 FILES = ("model.th", "best.th")
 ALONE = Computing(torch.device("cpu"), None, False, torch.contiguous_format)

@@ -2,13 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from paper.__main__ import COMMANDS
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.harness import REPOSITORY
 
 
 def paper(*argv: str) -> subprocess.CompletedProcess:

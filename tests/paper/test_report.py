@@ -15,12 +15,12 @@ from deficient import settings
 
 from lab.cli import UserError
 from lab.lock import Lock
-from lab.run import plain
+from lab.settings import plain
 from paper import report
 from paper.reproduce import command_of
 from paper.runs import ASIDE, find
+from tests.harness import REPOSITORY
 from tests.paper.samples import SI, make_run
-from tests.processes import REPOSITORY
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

@@ -11,8 +11,8 @@ from paper import diff, keep, results, runs
 from paper.method import method_of
 from paper.runs import find
 from paper.studies import STUDIES
+from tests.harness import HEAD
 from tests.paper.samples import ARGUMENTS, FD, RESULTS, SI, make_run
-from tests.processes import HEAD
 
 
 def printed(capsys, command, *argv) -> str:

@@ -13,8 +13,8 @@ from lab.cli import UserError
 from paper import scripts
 from paper.resnet import RESNET
 from paper.setting import Command, Setting, Study
+from tests.harness import REPOSITORY
 
-REPOSITORY = Path(scripts.__file__).resolve().parent.parent
 NORM = "cifar10-resnet20-scale_0.111-norm+spectral"
 TRAINER = """
 import json, os, sys

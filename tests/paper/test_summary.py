@@ -11,7 +11,7 @@ import scipy.stats
 from lab.cli import UserError
 from paper import keep, summary
 from paper.cells import Comparison, group
-from paper.planned import planned
+from paper.planned import plans_of
 from paper.runs import find
 from paper.studies import STUDIES
 from paper.summary import Options, sections, table_of
@@ -102,7 +102,7 @@ def test_the_grid_is_shown_with_its_commands(study, tmp_path, monkeypatch, capsy
     for setting in STUDIES[study].settings:
         training = sum(command.training for command in setting.commands)
         assert out.count(f"python -m paper run {study} --only {setting.name}\n") == training
-        assert len({plan.labels for plan in planned(STUDIES[study], setting)}) == training
+        assert len({plan.labels for plan in plans_of(STUDIES[study], setting)}) == training
 
 
 def test_a_run_fills_its_cell(tmp_path, monkeypatch, capsys):

@@ -128,9 +128,9 @@ def test_a_failed_run_is_listed_with_its_last_words_and_its_command(home, monkey
 def test_ctrl_c_stops_the_runs_in_good_order_and_a_second_call_goes_on(home, tmp_path):
     environment = {**os.environ, "GO": str(tmp_path / "go"), "PYTHONPATH": str(REPOSITORY), "ROOT": str(home.parent)}
     program = (
-        "import os, pathlib, sys; from lab.cli import run; from paper import sweep, trial;"
+        "import os, pathlib, sys; from lab.cli import launch; from paper import sweep, trial;"
         "sweep.ROOT = trial.ROOT = pathlib.Path(os.environ['ROOT']);"
-        f"run(lambda: sweep.main(['{RESNET.folder}', '--only', '{DENSE}', '--jobs', '2']), 'paper')"
+        f"launch(lambda: sweep.main(['{RESNET.folder}', '--only', '{DENSE}', '--jobs', '2']), 'paper')"
     )
     # In a session of its own, all of which gets the signal, as at a terminal.
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 import trainer
 from PIL import Image
 
-from lab.cli import run
+from lab.cli import launch
+from tests.harness import REPOSITORY, assert_mistake, environment, results, snapshot
 from tests.resnet import tiny
 
 LIKE = "--rank-scale 0.111 --wd2fd --dump-frobnorms"  # the flags of the finished run
@@ -100,7 +102,7 @@ CASES = {
 def world(tmp_path_factory) -> Path:
     """A folder with a finished run, a stopped one, and files and folders that are wrong in many ways."""
     world = tmp_path_factory.mktemp("world")
-    run_folder = tiny.train(world / "run", *tiny.words(LIKE))
+    run_folder = tiny.train(world / "run", *LIKE.split())
     shutil.copytree(run_folder, world / "stopped")
     (world / "stopped" / "results.json").unlink()
     for name in ("alone", "damaged_args", "foreign_args"):
@@ -133,51 +135,34 @@ def world(tmp_path_factory) -> Path:
     return world
 
 
-def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    paths = (path for path in sorted(folder.rglob("*")) if "cache" not in path.relative_to(folder).parts)
-    return {path: path.read_bytes() if path.is_file() else None for path in paths}
-
-
-def assert_one_line(text: str, expected: tuple[str, ...]):
-    assert text.startswith("trainer.py: error: ")
-    assert text.count("\n") == 1 and text.endswith("\n")
-    for fragment in expected:
-        assert any(choice in text for choice in fragment.split("|")), f"{fragment!r} is not in {text!r}"
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_mistake_is_one_line_and_changes_nothing(world, case, monkeypatch, capfd):
     typed, *expected = CASES[case]
     monkeypatch.chdir(world)
-    before = snapshot(world)
-    argv = [*tiny.BASE, "--data-dir", "data", "--save-dir", "new", *tiny.words(typed)]
-    with pytest.raises(SystemExit) as exit:
-        run(lambda: trainer.main(argv), "trainer.py")
-    captured = capfd.readouterr()
-    assert_one_line(captured.err, tuple(expected))
-    assert captured.out == ""
-    assert exit.value.code == 2
-    assert snapshot(world) == before
+    argv = [*tiny.BASE, "--data-dir", "data", "--save-dir", "new", *typed.split()]
+    assert_mistake(lambda: trainer.main(argv), "trainer.py", capfd, expected, world)
 
 
 @pytest.mark.parametrize("case", ["unknown flag", "truncated checkpoint"])
 def test_a_mistake_at_the_real_command_line(world, case):
     typed, *expected = CASES[case]
     before = snapshot(world)
-    program = tiny.REPOSITORY / "pytorch_resnet_cifar10" / "trainer.py"
-    command = [*tiny.COMMAND[:1], str(program), *tiny.BASE, "--save-dir", "new", *tiny.words(typed)]
-    environment = tiny.environment()
-    del environment["PYTHONPATH"]  # the installed package and the script's own folder are enough
-    ran = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True, timeout=300)
-    assert_one_line(ran.stderr, tuple(expected))
+    program = REPOSITORY / "pytorch_resnet_cifar10" / "trainer.py"
+    command = [sys.executable, str(program), *tiny.BASE, "--save-dir", "new", *typed.split()]
+    alone = environment()
+    del alone["PYTHONPATH"]  # the installed package and the script's own folder are enough
+    ran = subprocess.run(command, cwd=world, env=alone, capture_output=True, text=True, timeout=300)
+    assert ran.stderr.startswith("trainer.py: error: ") and ran.stderr.count("\n") == 1
+    for fragment in expected:
+        assert fragment in ran.stderr
     assert ran.returncode == 2
     assert snapshot(world) == before
 
 
 def test_without_strict_an_unreachable_ratio_is_a_warning(folder, capfd):
     with pytest.raises(SystemExit) as exit:
-        run(lambda: tiny.train(folder, *tiny.words("--target-ratio 0.001 --epochs 1")), "trainer.py")
+        launch(lambda: tiny.train(folder, *"--target-ratio 0.001 --epochs 1".split()), "trainer.py")
     assert exit.value.code == 0
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("trainer.py: warning: ratio 0.001 is unreachable") and "using 0.0" in line
-    assert tiny.results(folder)["compression ratio"] < 0.08
+    assert results(folder)["compression ratio"] < 0.08

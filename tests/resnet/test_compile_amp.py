@@ -5,17 +5,17 @@ import functools
 import pytest
 import torch
 
-from paper.events import scalars
+from tests.harness import events, results
 from tests.resnet import tiny
 
-FLAGS = tiny.words("--rank-scale 0.111 --wd2fd --spectral --lr 0.01 --epochs 2")
+FLAGS = "--rank-scale 0.111 --wd2fd --spectral --lr 0.01 --epochs 2".split()
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
     """Losses in training and in validation of the plain run."""
     folder = tiny.train(tmp_path_factory.mktemp("plain") / "run", *FLAGS)
-    return scalars(folder, "train/loss")[1], scalars(folder, "valid/loss")[1]
+    return events(folder)["train/loss"][1], events(folder)["valid/loss"][1]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_the_losses_are_near(folder, losses, words, tolerance):
         tiny.train(folder, *FLAGS, *words.split())
     finally:
         torch.use_deterministic_algorithms(False)
-    assert scalars(folder, "train/loss")[1] == pytest.approx(losses[0], rel=tolerance)
-    assert scalars(folder, "valid/loss")[1] == pytest.approx(losses[1], rel=2 * tolerance)
+    assert events(folder)["train/loss"][1] == pytest.approx(losses[0], rel=tolerance)
+    assert events(folder)["valid/loss"][1] == pytest.approx(losses[1], rel=2 * tolerance)
     assert tiny.weights(folder)["layer1.0.conv1.U"].dtype == torch.float32
 
 
@@ -45,8 +45,8 @@ def test_a_compiled_run_is_near(folder, losses, backend, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     torch.compiler.reset()
     tiny.train(folder, *FLAGS, "--compile")
-    assert scalars(folder, "train/loss")[1] == pytest.approx(losses[0], rel=1e-2)
-    assert scalars(folder, "valid/loss")[1] == pytest.approx(losses[1], rel=2e-2)
+    assert events(folder)["train/loss"][1] == pytest.approx(losses[0], rel=1e-2)
+    assert events(folder)["valid/loss"][1] == pytest.approx(losses[1], rel=2e-2)
     assert not any("_orig_mod" in name for name in tiny.weights(folder))
 
 
@@ -73,7 +73,7 @@ def test_cuda_equals_cpu_up_to_rounding(tmp_path, words, monkeypatch):
     flags = [*words.split(), "--lr", "0.01", "--epochs", "1"]
     cpu = tiny.train(tmp_path / "cpu", *flags)
     cuda = tiny.train(tmp_path / "cuda", *flags, "--device", "cuda")
-    assert scalars(cuda, "train/loss")[1] == pytest.approx(scalars(cpu, "train/loss")[1], rel=1e-3)
+    assert events(cuda)["train/loss"][1] == pytest.approx(events(cpu)["train/loss"][1], rel=1e-3)
     for name, value in tiny.weights(cpu).items():
         assert tiny.weights(cuda)[name].device.type == "cuda"
         torch.testing.assert_close(tiny.weights(cuda)[name].cpu(), value, rtol=1e-2, atol=1e-3, msg=name)
@@ -86,11 +86,11 @@ def test_fast_ways_on_cuda(folder, losses, words):
         tiny.train(folder, *FLAGS, "--device", "cuda", *words.split())
     finally:
         torch.use_deterministic_algorithms(False)
-    assert scalars(folder, "train/loss")[1] == pytest.approx(losses[0], rel=0.05)
+    assert events(folder)["train/loss"][1] == pytest.approx(losses[0], rel=0.05)
 
 
 @pytest.mark.gpu
 def test_a_run_goes_on_on_another_device(tmp_path):
     cuda = tiny.train(tmp_path / "cuda", *FLAGS, "--device", "cuda", "--save-every", "1")
     printed = tiny.train(tmp_path / "cpu", *FLAGS, "--resume", str(cuda / "checkpoint.th"), "--device", "cpu")
-    assert tiny.results(printed)["final validation accuracy"] == tiny.results(cuda)["final validation accuracy"]
+    assert results(printed)["final validation accuracy"] == results(cuda)["final validation accuracy"]

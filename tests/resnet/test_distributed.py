@@ -7,20 +7,19 @@ import torch
 
 from lab.cli import UserError
 from lab.data.batches import Batches
-from paper.events import scalars
-from tests import processes
+from tests.harness import events, snapshot, torchrun
 from tests.resnet import shares, tiny
 
 
-def torchrun(module: str, *arguments: str) -> subprocess.CompletedProcess:
+def in_two_processes(module: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a module in two processes."""
-    return processes.torchrun("pytorch_resnet_cifar10", "-m", module, *arguments)
+    return torchrun("pytorch_resnet_cifar10", "-m", module, *arguments)
 
 
 def test_two_processes_train_as_one(tmp_path):
     """Without batch normalization: weights, running averages and evaluation, also where a share is smaller or empty."""
     shares.main(str(tmp_path / "one.pt"))
-    ran = torchrun("tests.resnet.shares", str(tmp_path / "two.pt"))
+    ran = in_two_processes("tests.resnet.shares", str(tmp_path / "two.pt"))
     assert ran.returncode == 0, ran.stderr
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     for name, value in one["weights"].items():
@@ -35,14 +34,14 @@ FLAGS = [*tiny.BASE, *tiny.FACTORIZED, "--dump-frobnorms", "--epochs", "1", "--s
 
 def test_the_trainer_in_two_processes(folder):
     """One set of files and one set of lines."""
-    ran = torchrun("tests.resnet.tiny", *FLAGS, str(folder))
+    ran = in_two_processes("tests.resnet.tiny", *FLAGS, str(folder))
     assert ran.returncode == 0, ran.stderr
     begins = ["data:", "network:", "weights:", "layers:", "decay:", "run:", "epoch", "best", "in", "evaluate:"]
     assert [line.split()[0] for line in ran.stdout.splitlines()] == begins
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
     assert names == {"args.json", "results.json", "model.th", "best.th", "checkpoint.th", "frobnorms.tensor"}
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
-    assert scalars(folder, "train/loss")[0] == [0]
+    assert events(folder)["train/loss"][0] == [0]
     assert torch.load(folder / "frobnorms.tensor", weights_only=True).shape == (1, 3, 18)
 
 
@@ -50,19 +49,19 @@ def test_the_trainer_in_two_processes(folder):
 def test_a_finished_run_in_two_processes(folder):
     """It is left alone by both, evaluated by both together, and not overwritten."""
     flags = [*FLAGS, str(tiny.train(folder, *FLAGS, str(folder)))]
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    finished = torchrun("tests.resnet.tiny", *flags, "--resume", "auto")
+    before = snapshot(folder)
+    finished = in_two_processes("tests.resnet.tiny", *flags, "--resume", "auto")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == f"{folder} holds this run, finished\n"
-    evaluated = torchrun("tests.resnet.tiny", *flags, "--evaluate", "--resume", "auto")
+    evaluated = in_two_processes("tests.resnet.tiny", *flags, "--evaluate", "--resume", "auto")
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.count("accuracy") == 1
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert snapshot(folder) == before
 
-    mistaken = torchrun("tests.resnet.tiny", *flags)
+    mistaken = in_two_processes("tests.resnet.tiny", *flags)
     assert mistaken.returncode != 0
     assert f"trainer.py: error: {folder} already holds a run" in mistaken.stderr
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("batch_size, processes, smallest", [(19, 2, 1), (2, 3, 2), (95, 2, 1)])

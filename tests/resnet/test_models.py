@@ -1,17 +1,17 @@
-"""The networks against the specification's tables: parameter counts, names, initialization, metrics at the start."""
+"""The networks against the published tables: parameter counts, names, initialization, metrics at the start."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 import trainer
-from resnet import DEPTHS, BasicBlock, resnet
+from resnet import DEPTHS, BasicBlock, build_resnet
 from torch import nn
 
 import factorized
 from lab import flags
 
 SCALES = (0, 0.037, 0.111, 0.333, 1.0, "1.0 square", 3.0, 9.0)
-COUNTS = {  # with 10 classes, for each of SCALES (section 2.4)
+COUNTS = {  # with 10 classes, for each of SCALES
     20: (269_722, 23_482, 63_850, 188_314, 560_026, 850_330, 1_675_162, 5_020_570),
     32: (464_154, 38_970, 107_370, 318_234, 947_994, 1_431_834, 2_837_274, 8_505_114),
     44: (658_586, 54_458, 150_890, 448_154, 1_335_962, 2_013_338, 3_999_386, 11_989_658),
@@ -68,7 +68,7 @@ def test_target_ratio_leads_to_that_share_of_parameters(words):
 
 
 def test_names_and_order():
-    names = [name for name, _ in resnet(20).named_parameters()]
+    names = [name for name, _ in build_resnet(20).named_parameters()]
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
     parts = ("conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias")
     expected = [f"{block}.{part}" for block in blocks for part in parts]
@@ -97,7 +97,7 @@ def test_every_parameter_gets_a_gradient(words):
 
 
 def test_shapes_on_the_way():
-    model = resnet(20)
+    model = build_resnet(20)
     shapes = {}
     for name in ("layer1", "layer2", "layer3"):
         model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: shapes.update({name: o.shape[1:]}))
@@ -126,7 +126,7 @@ def test_a_block_equals_its_description(in_planes, planes, stride):
 
 
 def test_the_head_averages_the_map():
-    model = resnet(20).double().eval()
+    model = build_resnet(20).double().eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     features = model.layer3(model.layer2(model.layer1(F.relu(model.bn1(model.conv1(x))))))
     expected = F.avg_pool2d(features, 8).flatten(1) @ model.linear.weight.T + model.linear.bias
@@ -137,7 +137,7 @@ def test_the_head_averages_the_map():
 
 
 def test_initialization():
-    model = resnet(56, 100)
+    model = build_resnet(56, 100)
     for name, parameter in model.named_parameters():
         if "bn" in name:
             assert (parameter == (1 if name.endswith("weight") else 0)).all()
@@ -174,7 +174,7 @@ def test_a_spectral_start_keeps_a_network_of_full_rank():
     torch.testing.assert_close(spectral(x), dense(x), rtol=1e-3, atol=1e-3)
 
 
-# Frobenius norm, nuclear norm, its bound, non-orthogonality: averages over the layers at the start (section 5)
+# Frobenius norm, nuclear norm, its bound, non-orthogonality: averages over the layers at the start
 METRICS = {
     "": (8.33, 75.0, None, None),
     "--rank-scale 0.037 --spectral": (3.17, 6.84, 6.84, 0),
@@ -214,7 +214,7 @@ def _matrix(layer: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("words", ["--square", "--square --residual 0.5", ""])
 def test_the_bound_is_a_bound(words):
-    """Also for three factors (defect 25), and not only at the start."""
+    """Also for three factors, and not only at the start."""
     model, _ = build("--arch", "resnet20", "--rank-scale", "0.333", *words.split())
     for magnitude in (0.1, 1.0, 3.0):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The normalization experiment: recorded norms, imposed norms, and the three legs (section 7 of the specification)."""
+"""The normalization experiment: recorded norms, imposed norms, and the three legs."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from norms import NormImposer, NormRecorder, read_norms
 import factorized
 from tests.resnet import tiny
 
-LEGS = tiny.words("--rank-scale 0.111 --wd2fd --seed 2")
-DEEP = tiny.words("--rank-scale 0.3 --square --residual 0.05 --wd2fd --seed 2")
+LEGS = "--rank-scale 0.111 --wd2fd --seed 2".split()
+DEEP = "--rank-scale 0.3 --square --residual 0.05 --wd2fd --seed 2".split()
 
 
 def build(flags):

@@ -3,19 +3,17 @@
 import json
 import random
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import trainer
 
-from lab.cli import run
-from paper.events import scalars
-from tests.processes import VARYING
+from lab.cli import launch
+from tests.harness import VARYING, events, killed_after, results, snapshot, start
 from tests.resnet import tiny
 
-FLAGS = tiny.words("--rank-scale 0.111 --wd2fd --spectral --dump-frobnorms --epochs 6 --save-every 1 --seed 3")
+FLAGS = "--rank-scale 0.111 --wd2fd --spectral --dump-frobnorms --epochs 6 --save-every 1 --seed 3".split()
 TAGS = ("metric/FrobNorm", "hyper/lr", "train/loss", "valid/loss")
 
 
@@ -33,38 +31,24 @@ def assert_same_run(folder: Path, whole: Path):
     ours, theirs = (torch.load(f / "checkpoint.th", weights_only=True)["optimizer"]["state"] for f in (folder, whole))
     assert all(torch.equal(ours[i]["momentum_buffer"], theirs[i]["momentum_buffer"]) for i in theirs)
     assert torch.equal(*(torch.load(f / "frobnorms.tensor", weights_only=True) for f in (folder, whole)))
-    ours, theirs = tiny.results(folder), tiny.results(whole)
+    ours, theirs = results(folder), results(whole)
     assert ours | dict.fromkeys(VARYING) == theirs | dict.fromkeys(VARYING)
-    assert events(folder) == events(whole)
-
-
-def events(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    return {tag: scalars(folder, tag) for tag in TAGS}
-
-
-def wait_for(path: Path, process) -> None:
-    """Wait until `path` exists, or the process has ended."""
-    while process.is_alive() and not path.exists():
-        time.sleep(0.01)
+    assert all(events(folder)[tag] == events(whole)[tag] for tag in TAGS)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_killed_at_random_moments_ends_as_the_whole_run(folder, whole, seed):
-    moments = random.Random(seed)
-    killed = 0
-    for _ in range(4):
-        process = tiny.start_process(folder, *FLAGS, "--resume", "auto")
-        wait_for(folder / "model.th", process)  # at the latest here it is in the middle of things
-        process.join(moments.uniform(0, 0.5))
-        process.kill()
-        process.join()
-        killed += process.exitcode == -9
+    moments, log = random.Random(seed), Path(f"{folder}.log")
+    argv = [*tiny.BASE, "--save-dir", str(folder), *FLAGS, "--resume", "auto"]
+    # Once the first weights are there, any moment is in the middle of things.
+    killed = killed_after(start(tiny.command_line, argv, log), moments.uniform(0, 0.5), folder / "model.th")
+    for _ in range(3):
+        killed += killed_after(start(tiny.command_line, argv, log), moments.uniform(0, 0.5))
     assert killed >= 2
-    process = tiny.start_process(folder, *FLAGS, "--resume", "auto")
+    process = start(tiny.command_line, argv, log)
     process.join(300)
-    log = Path(f"{folder}.log").read_text()
-    assert process.exitcode == 0, log
-    assert "Traceback" not in log
+    assert process.exitcode == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
     assert_same_run(folder, whole)
 
 
@@ -80,18 +64,18 @@ def test_the_folder_can_be_moved_and_named_in_another_way(folder, whole, monkeyp
     monkeypatch.chdir(moved)
     tiny.train(Path("../moved"), *FLAGS, "--resume", str(moved / "checkpoint.th"))
     assert_same_run(moved, whole)
-    assert scalars(moved, "train/loss")[0] == list(range(6))  # the earlier part's events were kept
+    assert events(moved)["train/loss"][0] == list(range(6))  # the earlier part's events were kept
 
 
 def test_a_checkpoint_is_continued_in_another_folder(folder, whole, tmp_path):
     tiny.stopped_after(3, folder, *FLAGS)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = snapshot(folder)
     other = tiny.train(tmp_path / "other", *FLAGS, "--resume", str(folder / "checkpoint.th"))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert snapshot(folder) == before
     for name, value in tiny.weights(whole).items():
         assert torch.equal(tiny.weights(other)[name], value)
     assert torch.equal(*(torch.load(f / "frobnorms.tensor", weights_only=True) for f in (other, whole)))
-    assert scalars(other, "train/loss")[0] == [3, 4, 5]
+    assert events(other)["train/loss"][0] == [3, 4, 5]
 
 
 def test_a_run_without_checkpoint_starts_afresh(folder, whole):
@@ -112,7 +96,7 @@ def test_a_finished_run_is_left_alone(folder, whole, capsys):
     shutil.copytree(whole, folder)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     with pytest.raises(SystemExit) as exit:
-        run(lambda: tiny.train(folder, *FLAGS, "--resume", "auto"), "trainer.py")
+        launch(lambda: tiny.train(folder, *FLAGS, "--resume", "auto"), "trainer.py")
     assert exit.value.code == 0
     assert capsys.readouterr().out == f"{folder} holds this run, finished\n"
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
@@ -132,7 +116,7 @@ def test_a_finished_run_is_prolonged(folder, whole, monkeypatch):
     monkeypatch.setattr(trainer.Classifier, "evaluate", watched)
     tiny.train(folder, *flags, "--resume", str(folder / "checkpoint.th"))
     assert json.loads((folder / "args.json").read_text())["epochs"] == 7
-    assert scalars(folder, "train/loss")[0] == list(range(7))
+    assert events(folder)["train/loss"][0] == list(range(7))
     assert (folder / "results.json").exists()
 
 
@@ -141,7 +125,7 @@ def test_the_latest_network_is_accepted_too(folder, tmp_path):
     tiny.stopped_after(3, folder, *FLAGS)
     flags = [flag for flag in FLAGS if flag != "--dump-frobnorms"]
     other = tiny.train(tmp_path / "other", *flags, "--resume", str(folder / "model.th"), "--lr", "0")
-    assert scalars(other, "train/loss")[0] == [3, 4, 5]
+    assert events(other)["train/loss"][0] == [3, 4, 5]
     for name, value in tiny.weights(folder).items():
         if name.endswith((".U", ".VT", "linear.weight")):
             assert torch.equal(tiny.weights(other)[name], value)
@@ -149,7 +133,7 @@ def test_the_latest_network_is_accepted_too(folder, tmp_path):
 
 def test_a_later_start_keeps_to_the_schedule(folder):
     tiny.train(folder, "--epochs", "4", "--start-epoch", "2", *tiny.FACTORIZED, "--dump-frobnorms")
-    assert scalars(folder, "hyper/lr")[1][:2] == pytest.approx([0.01, 0.001])
+    assert events(folder)["hyper/lr"][1][:2] == pytest.approx([0.01, 0.001])
     recorded = torch.load(folder / "frobnorms.tensor", weights_only=True)
     assert (recorded[:2] == 0).all() and (recorded[2:] > 0).all()
 
@@ -161,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path, capfd):
     other = tmp_path / "other"
     flags = [*FLAGS, "--lr", "1e4", "--resume", str(folder / "checkpoint.th")]
     with pytest.raises(SystemExit) as exit:
-        run(lambda: tiny.train(other, *flags), "trainer.py")
+        launch(lambda: tiny.train(other, *flags), "trainer.py")
     error = capfd.readouterr().err
     assert exit.value.code == 1
     assert error.count("\n") == 1 and error.startswith("trainer.py: error: the loss is nan in "), error

@@ -1,9 +1,9 @@
-"""Learning rates of every epoch (section 4 of the specification)."""
+"""Learning rates of every epoch."""
 
 import pytest
 import trainer
 
-from paper.events import scalars
+from tests.harness import events
 from tests.resnet import tiny
 
 RATES = {
@@ -13,7 +13,7 @@ RATES = {
     ("resnet56", 8): [0.01] + [0.1] * 3 + [0.01] * 2 + [0.001] * 2,
     ("resnet110", 200): [0.01] + [0.1] * 99 + [0.01] * 50 + [0.001] * 50,
     ("resnet1202", 4): [0.01, 0.1, 0.01, 0.001],
-    # Unlike the 2021 code, which ran these at a hundredth of the rate from the start or after one epoch (defect 14).
+    # Unlike the 2021 code, which ran these at a hundredth of the rate from the start or after one epoch.
     ("resnet20", 2): [0.1, 0.01],
     ("resnet20", 1): [0.1],
     ("resnet56", 1): [0.01],
@@ -45,4 +45,4 @@ def test_the_optimizer_runs_at_these_rates(folder, monkeypatch):
     tiny.train(folder, "--epochs", "4", *tiny.FACTORIZED)
     expected = [0.1, 0.1, 0.01, 0.001]
     assert used == [pytest.approx([rate, rate]) for rate in expected for _ in range(3)]
-    assert scalars(folder, "hyper/lr") == ([0, 1, 2, 3, 4], pytest.approx([*expected, 0.001]))
+    assert events(folder)["hyper/lr"] == ([0, 1, 2, 3, 4], pytest.approx([*expected, 0.001]))

@@ -1,4 +1,4 @@
-"""Whole runs of the trainer: what they leave behind, and that one step is the step of the specification."""
+"""Whole runs of the trainer: what they leave behind, and that their steps are those of the method written out."""
 
 import json
 from collections import defaultdict
@@ -7,17 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trainer
-from resnet import resnet
+from resnet import build_resnet
 
 import factorized
 from lab.cli import UserError
 from lab.data.batches import MEAN, STD
-from paper.events import scalars
-from tests.processes import HEAD
+from tests.harness import HEAD, events, results, snapshot
 from tests.resnet import tiny
 
 ALWAYS = {"args.json", "results.json", "model.th", "best.th", "checkpoint.th"}
-DEEP = tiny.words("--rank-scale 0.5 --square --wd2fd --residual 0.1")
+DEEP = "--rank-scale 0.5 --square --wd2fd --residual 0.1".split()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_files(plain, low_rank, deep):
 
 
 def test_args(folder):
-    """The names of section 1, whatever form of the flags was typed, and the values of old command lines."""
+    """The published names, whatever form of the flags was typed, and the values of old command lines."""
     flags = "-a resnet20 -b 48 -j 2 -p 7 --learning-rate 0.05 --wd 5e-4 --device cpu --half --epochs 1 --seed 5"
     tiny.train(folder, *flags.split(), "--rank-scale", "0.1", "--no-frob", "--wd2fd")
     text = (folder / "args.json").read_text()
@@ -83,21 +82,21 @@ def test_results(plain, low_rank, deep):
     first = ["final validation accuracy", "best validation accuracy"]
     first += ["original parameter count", "compressed parameter count", "compression ratio"]
     for folder, count in ((plain, 269_722), (low_rank, 63_850), (deep, None)):
-        results = tiny.results(folder)
-        assert [name for name in results if name in first] == first
-        assert results["original parameter count"] == 269_722
+        written = results(folder)
+        assert [name for name in written if name in first] == first
+        assert written["original parameter count"] == 269_722
         network = tiny.weights(folder)
         counted = sum(v.numel() for name, v in network.items() if "running" not in name and "tracked" not in name)
-        assert results["compressed parameter count"] == counted == (count or counted)
-        assert results["compression ratio"] == counted / 269_722
-        accuracies = scalars(folder, "valid/acc")[1]
-        assert results["final validation accuracy"] == pytest.approx(accuracies[-1])
-        assert results["best validation accuracy"] == pytest.approx(max(accuracies))
-        assert results["final test accuracy"] == results["final validation accuracy"]
-        assert results["validation images"] == "the test images"
-        assert tuple(results)[: len(HEAD)] == HEAD
-        assert {"torch", "python"} < set(results)
-    assert tiny.results(plain)["rank scale"] == 0 and tiny.results(low_rank)["rank scale"] == 0.111
+        assert written["compressed parameter count"] == counted == (count or counted)
+        assert written["compression ratio"] == counted / 269_722
+        accuracies = events(folder)["valid/acc"][1]
+        assert written["final validation accuracy"] == pytest.approx(accuracies[-1])
+        assert written["best validation accuracy"] == pytest.approx(max(accuracies))
+        assert written["final test accuracy"] == written["final validation accuracy"]
+        assert written["validation images"] == "the test images"
+        assert tuple(written)[: len(HEAD)] == HEAD
+        assert {"torch", "python"} < set(written)
+    assert results(plain)["rank scale"] == 0 and results(low_rank)["rank scale"] == 0.111
 
 
 TAGS = {"plain": [], "low_rank": ["metric/NucNorm-bound", "metric/NonOrth"], "deep": ["metric/NucNorm-bound"]}
@@ -109,13 +108,13 @@ def test_events(name, request):
     folder, more = request.getfixturevalue(name), TAGS[name]
     always = ["metric/FrobNorm", "metric/NucNorm", "hyper/lr", "hyper/lr-eff_frob", "hyper/lr-eff_frobsq"]
     for tag in [*always, *more]:
-        assert scalars(folder, tag)[0] == [0, 1, 2], tag
+        assert events(folder)[tag][0] == [0, 1, 2], tag
     for tag in ("train/acc", "train/accuracy", "train/loss", "valid/acc", "valid/accuracy", "valid/loss"):
-        assert scalars(folder, tag)[0] == [0, 1], tag
-    assert scalars(folder, "valid/accuracy") == scalars(folder, "valid/acc")
+        assert events(folder)[tag][0] == [0, 1], tag
+    assert events(folder)["valid/accuracy"] == events(folder)["valid/acc"]
     for tag in {"metric/NucNorm-bound", "metric/NonOrth"} - set(more):
         with pytest.raises(KeyError):
-            scalars(folder, tag)
+            events(folder)[tag]
 
 
 def test_the_last_entry_of_the_events_is_of_the_final_network(low_rank):
@@ -124,7 +123,7 @@ def test_the_last_entry_of_the_events_is_of_the_final_network(low_rank):
     model.load_state_dict(tiny.weights(low_rank))
     metrics = factorized.layer_metrics(model.block_convs(), 0.01)
     for tag in ("metric/FrobNorm", "metric/NucNorm", "metric/NonOrth", "hyper/lr-eff_frob"):
-        assert scalars(low_rank, tag)[1][-1] == pytest.approx(metrics[tag], rel=1e-5), tag
+        assert events(low_rank)[tag][1][-1] == pytest.approx(metrics[tag], rel=1e-5), tag
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ def test_checkpoints(folder, saved):
     tiny.train(folder, "--epochs", "6", "--save-every", "2")
     assert saved["checkpoint.th"] == [3, 5, 6]
     assert saved["model.th"] == [1, 2, 3, 4, 5, 6]
-    accuracies = scalars(folder, "valid/acc")[1]
+    accuracies = events(folder)["valid/acc"][1]
     best = torch.load(folder / "best.th", weights_only=True)
     assert best["epoch"] == accuracies.index(max(accuracies)) + 1
     state = torch.load(folder / "checkpoint.th", weights_only=True)
@@ -169,17 +168,17 @@ def test_overwrite_leaves_nothing_of_the_earlier_run(folder):
     (folder / "notes.txt").write_text("mine")
     tiny.train(folder, "--epochs", "1", "--overwrite")
     assert not (folder / "merged.th").exists()
-    assert scalars(folder, "hyper/lr")[0] == [0, 1]
+    assert events(folder)["hyper/lr"][0] == [0, 1]
     assert (folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("rate", ["1e30", "1e38"])
 def test_overwrite_keeps_the_earlier_run_where_the_first_step_fails(folder, rate):
     tiny.train(folder, "--epochs", "1")
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = snapshot(folder)
     with pytest.raises(UserError, match="the loss is .* after the first step; lower the learning rate"):
         tiny.train(folder, "--overwrite", "--lr", rate)
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert snapshot(folder) == before
 
 
 def test_trying_the_first_step_changes_nothing(folder, tmp_path):
@@ -194,7 +193,7 @@ def test_a_decay_budget_in_place_of_a_coefficient(folder, tmp_path, capsys):
     """Three steps at 0.1 and three at 0.01, momentum 0.9: a sum of 3.3."""
     tiny.train(folder, *tiny.FACTORIZED, "--decay-budget", "1.65")
     assert "Frobenius decay 0.5 on" in capsys.readouterr().out
-    assert tiny.results(folder)["decay budget"] == pytest.approx(1.65)
+    assert results(folder)["decay budget"] == pytest.approx(1.65)
     other = tiny.train(tmp_path / "other", *tiny.FACTORIZED, "--weight-decay", "0.5")
     for name, value in tiny.weights(folder).items():
         torch.testing.assert_close(tiny.weights(other)[name], value, rtol=1e-4, atol=1e-5)
@@ -207,7 +206,7 @@ def test_a_decay_budget_in_place_of_a_coefficient(folder, tmp_path, capsys):
 
 def test_evaluate_prints_the_final_accuracy(plain, low_rank, deep, capsys):
     for folder, flags in ((plain, ()), (low_rank, tiny.FACTORIZED), (deep, DEEP)):
-        expected = f"accuracy {tiny.results(folder)['final validation accuracy']:.2f}% on 32 test images\n"
+        expected = f"accuracy {results(folder)['final validation accuracy']:.2f}% on 32 test images\n"
         before = sorted((path, path.stat().st_mtime_ns) for path in folder.iterdir())
         for name in ("model.th", "checkpoint.th"):
             assert evaluated(capsys, *flags, "--resume", str(folder / name)) == expected
@@ -217,7 +216,7 @@ def test_evaluate_prints_the_final_accuracy(plain, low_rank, deep, capsys):
 
 def test_the_deep_network_ends_as_a_dense_one(deep, capsys):
     """merged.th is an ordinary ResNet20, computes the same, and has the same accuracy."""
-    merged = resnet(20)
+    merged = build_resnet(20)
     merged.load_state_dict(tiny.weights(deep, "merged.th"))
     args = trainer.build_parser().parse_args([*tiny.BASE, *DEEP])
     model, _ = trainer.build_model(args, 10)
@@ -226,25 +225,25 @@ def test_the_deep_network_ends_as_a_dense_one(deep, capsys):
     torch.testing.assert_close(merged.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-3)
     printed = evaluated(capsys, "--resume", str(deep / "merged.th"))
     assert printed == evaluated(capsys, *DEEP, "--resume", str(deep / "model.th"))
-    assert printed.startswith(f"accuracy {tiny.results(deep)['merged test accuracy']:.2f}%")
+    assert printed.startswith(f"accuracy {results(deep)['merged test accuracy']:.2f}%")
 
 
 def test_held_out_images(folder, capsys):
     tiny.train(folder, "--holdout", "24")
-    results = tiny.results(folder)
-    assert results["validation images"] == "24 held out of the training images"
+    written = results(folder)
+    assert written["validation images"] == "24 held out of the training images"
     for accuracy, images in (("final validation accuracy", 24), ("final test accuracy", 32)):
-        share = results[accuracy] * images / 100
+        share = written[accuracy] * images / 100
         assert share == pytest.approx(round(share), abs=1e-3)
     printed = evaluated(capsys, "--resume", str(folder / "model.th"), "--holdout", "24")
-    assert printed == f"accuracy {results['final test accuracy']:.2f}% on 32 test images\n"
+    assert printed == f"accuracy {written['final test accuracy']:.2f}% on 32 test images\n"
 
 
 def test_target_ratio(folder, capsys):
     tiny.train(folder, "--epochs", "1", "--target-ratio", "0.25", "--spectral")
-    results = tiny.results(folder)
-    assert results["compression ratio"] == pytest.approx(0.25, abs=0.01)
-    assert f"compression ratio {results['compression ratio']:.6f}" in capsys.readouterr().out
+    written = results(folder)
+    assert written["compression ratio"] == pytest.approx(0.25, abs=0.01)
+    assert f"compression ratio {written['compression ratio']:.6f}" in capsys.readouterr().out
 
 
 # Numbers
@@ -257,7 +256,7 @@ def test_the_same_seed_gives_the_same_run(plain, tmp_path):
         assert torch.equal(tiny.weights(again)[name], value), name
     assert not torch.equal(tiny.weights(other)["linear.weight"], tiny.weights(plain)["linear.weight"])
     for tag in ("train/loss", "valid/loss", "metric/NucNorm"):
-        assert scalars(again, tag) == scalars(plain, tag)
+        assert events(again)[tag] == events(plain)[tag]
 
 
 CURVES = {
@@ -272,11 +271,11 @@ CURVES = {
 def test_loss_curves_are_what_they_were(folder, words):
     """Pinned, so that a change of results is noticed. The learning rate is small, so that rounding stays small."""
     tiny.train(folder, "--epochs", "3", "--lr", "0.01", "--no-channels-last", *words.split())
-    assert scalars(folder, "train/loss")[1] == pytest.approx(CURVES[words], rel=2e-3)
+    assert events(folder)["train/loss"][1] == pytest.approx(CURVES[words], rel=2e-3)
 
 
 def written_out(model, batches, args, frobenius: float):
-    """Train by section 4.1 with nothing but tensors: SGD, momentum, L2 decay, and Frobenius decay by autograd."""
+    """Train with nothing but tensors: SGD, momentum, L2 decay, and Frobenius decay by autograd."""
     layers = model.block_convs()
     factors = {f for layer in layers for f in layer.factors()} if args.wd2fd else set()
     velocity = {p: torch.zeros_like(p) for p in model.parameters()}
@@ -295,7 +294,7 @@ def written_out(model, batches, args, frobenius: float):
 
 
 @pytest.mark.parametrize("words", ["", "--wd2fd", "--wd2fd --no-frob", "--square", "--square --wd2fd"])
-def test_training_equals_the_specification_written_out(words):
+def test_training_equals_the_method_written_out(words):
     """In double precision, three steps with a large decay, through the trainer's own optimizer and loop."""
     argv = [*tiny.BASE, *words.split(), "--rank-scale", "0.2", "--weight-decay", "0.01"]
     args = trainer.build_parser().parse_args(argv)
@@ -314,7 +313,7 @@ def test_training_equals_the_specification_written_out(words):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_the_images_are_those_of_section_3():
+def test_the_images_are_normalized_padded_and_cropped():
     """Zero padding by 4 before cropping, ImageNet's mean and deviation; digits are not mirrored."""
     args = trainer.build_parser().parse_args([*tiny.BASE])
     train, valid, _ = trainer.load_data(args, trainer.devices.start(args))

@@ -5,9 +5,6 @@
 
 import contextlib
 import functools
-import json
-import multiprocessing
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +13,9 @@ from unittest import mock
 import torch
 import trainer
 
-from lab.cli import run
 from lab.data import images
-from tests import processes
+from tests.harness import be
 
-REPOSITORY = processes.REPOSITORY
-COMMAND = [sys.executable, "-m", "tests.resnet.tiny"]
 BASE = ("--data", "digits", "--arch", "resnet20", "--epochs", "2", "--batch-size", "32", "--device", "cpu")
 FACTORIZED = ("--rank-scale", "0.111", "--wd2fd")
 
@@ -55,43 +49,15 @@ def stopped_after(epochs: int, folder: Path, *flags: str) -> Path:
     return folder
 
 
-def words(text: str) -> list[str]:
-    """Return the words of a command line."""
-    return shlex.split(text)
-
-
-def results(folder: Path) -> dict:
-    """Return `results.json`."""
-    return json.loads((folder / "results.json").read_text())
-
-
 def weights(folder: Path, name: str = "model.th") -> dict[str, torch.Tensor]:
     """Return the network in a file of a run."""
     return torch.load(folder / name, weights_only=True)["state_dict"]
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a process that runs `COMMAND` or a module of the repository."""
-    return processes.environment("pytorch_resnet_cifar10", **variables)
-
-
-def start_process(folder: Path, *flags: str) -> multiprocessing.Process:
-    """Run the trainer in a process of its own, printing to `folder`.log; quick to start, as its imports are done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch.utils.tensorboard"])
-    argv = [*BASE, "--save-dir", str(folder), *flags]
-    process = context.Process(target=command_line, args=(argv, f"{folder}.log"))
-    process.start()
-    return process
-
-
 def command_line(argv: list[str], log: str | None = None) -> None:
     """Be `trainer.py` with these arguments and the tiny digits."""
-    if log:
-        sys.stdout = sys.stderr = open(log, "a", buffering=1)
-    torch.set_num_threads(1)
     images.LOADERS["digits"] = digits
-    run(lambda: trainer.main(argv), "trainer.py")
+    be(trainer.main, "trainer.py", argv, log)
 
 
 if __name__ == "__main__":

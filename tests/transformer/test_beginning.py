@@ -5,6 +5,7 @@ import torch
 from fairseq.trainer import Trainer
 
 from lab.cli import UserError
+from tests.harness import results
 from tests.transformer import tiny
 
 
@@ -39,7 +40,7 @@ def test_the_weights_and_nothing_else(data, tmp_path, source, monkeypatch):
     )
     state = tiny.checkpoint(source.parent, source.name)
     assert same({"state_dict": seen[0]}, state)
-    assert tiny.results(run)["updates"] == 5 and tiny.checkpoint(run)["epoch"] == 2
+    assert results(run)["updates"] == 5 and tiny.checkpoint(run)["epoch"] == 2
 
 
 def test_it_is_named_in_two_ways(data, tmp_path, source):
@@ -48,7 +49,7 @@ def test_it_is_named_in_two_ways(data, tmp_path, source):
     one, two = (tiny.checkpoint(tiny.train(data, tmp_path / way[2:6], way)) for way in ways)
     assert same(one, two) and one["updates"] == two["updates"] == 10
     tiny.train(data, tmp_path / "rest", f"{ways[0]} --max-epoch 3")  # the same run, so that it can be made longer
-    assert tiny.results(tmp_path / "rest")["updates"] == 15
+    assert results(tmp_path / "rest")["updates"] == 15
 
 
 def test_a_killed_run_goes_on_from_its_own_checkpoint(data, tmp_path, source, monkeypatch):

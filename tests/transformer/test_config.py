@@ -1,4 +1,4 @@
-"""Presets of the Transformer, and settings that are refused (specification section 5.1)."""
+"""Presets of the Transformer, and settings that are refused."""
 
 from dataclasses import asdict
 
@@ -38,7 +38,7 @@ def test_unknown_architecture():
 
 
 def test_presets_and_overrides():
-    """Section 5.1."""
+    """Hidden and filter sizes, layers and heads of the published presets."""
     sizes = {name: tuple(preset.values()) for name, preset in ARCHITECTURES.items()}
     assert sizes == {
         "transformer": (256, 1024, 2, 4),

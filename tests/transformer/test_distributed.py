@@ -3,23 +3,22 @@
 import pytest
 import torch
 
-from paper.events import scalars
-from tests import processes
+from tests.harness import events, results, torchrun
 from tests.transformer import tiny
 
 FLAGS = "--dropout 0 --relu-dropout 0 --rank-scale 0.5 --wd2fd --wd2fd-outval --weight-decay 1e-3"
 FLAGS += " --save-interval-updates 2"
 
 
-def torchrun(data, folder, flags):
+def in_two_processes(data, folder, flags):
     command = ["-m", "tests.transformer.tiny", str(data), *tiny.BASE.split(), "--save-dir", str(folder)]
-    return processes.torchrun("Transformer-PyTorch", *command, *flags.split())
+    return torchrun("Transformer-PyTorch", *command, *flags.split())
 
 
 def test_two_processes_train_as_one(data, tmp_path):
     """With five batches in an epoch, so that one process has nothing to do in the last update."""
     one = tiny.train(data, tmp_path / "one", f"{FLAGS} --update-freq 2")
-    ran = torchrun(data, tmp_path / "two", f"{FLAGS} --distributed-world-size 2")
+    ran = in_two_processes(data, tmp_path / "two", f"{FLAGS} --distributed-world-size 2")
     two = tmp_path / "two"
     assert ran.returncode == 0, ran.stderr
     assert {p.name for p in two.glob("*.pt")} == {p.name for p in one.glob("*.pt")}
@@ -30,7 +29,7 @@ def test_two_processes_train_as_one(data, tmp_path):
     assert ours["meter"]["counts"] == theirs["meter"]["counts"]
     assert ours["meter"]["sums"] == pytest.approx(theirs["meter"]["sums"], rel=1e-4)
     for tag in ("train/loss", "valid/loss"):
-        assert scalars(two, tag)[1] == pytest.approx(scalars(one, tag)[1], rel=1e-4)
+        assert events(two)[tag][1] == pytest.approx(events(one)[tag][1], rel=1e-4)
     assert ran.stdout.count("| epoch 001 | loss") == 1 and len(list(two.glob("events.*"))) == 1
 
 
@@ -39,8 +38,8 @@ def test_two_processes_continue_a_run(data, tmp_path):
     """Also one that has been started by a single process."""
     tiny.train(data, tmp_path / "run", f"{FLAGS} --max-update 3 --update-freq 2")
     whole = tiny.train(data, tmp_path / "whole", f"{FLAGS} --update-freq 2")
-    ran = torchrun(data, tmp_path / "run", f"{FLAGS} --update-freq 2")
+    ran = in_two_processes(data, tmp_path / "run", f"{FLAGS} --update-freq 2")
     assert ran.returncode == 0, ran.stderr
-    assert tiny.results(tmp_path / "run").keys() == tiny.results(whole).keys()
-    finished = torchrun(data, tmp_path / "run", f"{FLAGS} --update-freq 2")
+    assert results(tmp_path / "run").keys() == results(whole).keys()
+    finished = in_two_processes(data, tmp_path / "run", f"{FLAGS} --update-freq 2")
     assert (finished.returncode, finished.stdout) == (0, f"{tmp_path / 'run'} holds this run, finished\n")

@@ -6,7 +6,8 @@ import train as program
 from fairseq.foreign_training import TRAIN
 from fairseq.training_flags import build_parser
 
-from tests.transformer import programs, tiny
+from tests.harness import one_line, results
+from tests.transformer import tiny
 
 # What fairseq's users type for this data set, with the sizes of a tiny model added.
 COMMAND = [
@@ -25,7 +26,7 @@ def test_a_command_of_fairseq(data, tmp_path, recwarn):
     sizes = "--hidden-size 16 --filter-size 32 --num-layers 1 --max-epoch 1 --device cpu"
     program.main([str(data), *COMMAND, *sizes.split(), "--save-dir", str(tmp_path / "run")])
     assert "--fp16 needs a GPU: running with --amp bf16" in [str(warning.message) for warning in recwarn]
-    assert tiny.results(tmp_path / "run")["best validation BLEU"] >= 0
+    assert results(tmp_path / "run")["best validation BLEU"] >= 0
     config = tiny.checkpoint(tmp_path / "run")["config"]
     assert (config["num_heads"], config["dropout"], config["share_input_output_embed"]) == (4, 0.3, True)
 
@@ -37,7 +38,7 @@ def parse(*flags):
 @pytest.mark.parametrize("flag", sorted(TRAIN.hints))
 @pytest.mark.parametrize("values", [(), ("8",), ("8", "9")])
 def test_what_there_is_not_is_explained(flag, values, capsys):
-    error = programs.complaint_about(lambda: parse(flag, *values), "train.py", capsys)
+    error = one_line(lambda: parse(flag, *values), "train.py", capsys)
     assert f"{flag} is a flag of fairseq: {TRAIN.hints[flag]}" in error
 
 

@@ -7,7 +7,7 @@ import pytest
 import score
 from fairseq import foreign_text
 
-from tests.transformer.programs import complaint_about
+from tests.harness import one_line
 from tests.transformer.translation import TEST, make_checkpoint, make_data, write_text
 
 PROGRAMS = {
@@ -47,13 +47,13 @@ def test_values_that_change_nothing_are_accepted(name, flag, entry, capsys):
     values, hint = entry
     for value in values:
         assert parse(name, flag, *[value] * bool(value)) == parse(name)
-    assert f"{flag} 77 is a flag of fairseq: {hint}" in complaint_about(lambda: parse(name, flag, "77"), name, capsys)
+    assert f"{flag} 77 is a flag of fairseq: {hint}" in one_line(lambda: parse(name, flag, "77"), name, capsys)
 
 
 @pytest.mark.parametrize(("name", "flag", "hint"), entries("hints"))
 def test_what_there_is_not_is_explained(name, flag, hint, capsys):
     for values in ((), ("8",), ("8", "9")):
-        error = complaint_about(lambda values=values: parse(name, flag, *values), name, capsys)
+        error = one_line(lambda values=values: parse(name, flag, *values), name, capsys)
         assert f"{flag} is a flag of fairseq: {hint}" in error
 
 

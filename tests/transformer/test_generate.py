@@ -11,7 +11,7 @@ import pytest
 import sacrebleu
 import torch
 from fairseq import checkpoint, generation
-from fairseq.binarize import Settings, binarize
+from fairseq.binarize import Settings, write_numbered
 from fairseq.bleu import detokenize
 from fairseq.corpus import load_dictionaries
 from fairseq.dictionary import Dictionary
@@ -148,7 +148,7 @@ def test_pieces_of_sentencepiece_are_joined(tmp_path, capsys):
         name: str(write_text(tmp_path / "text", name, {"de": [words, words], "en": [words, words]}))
         for name in ("train", "test")
     }
-    binarize(Settings(*LANGUAGES, splits, tmp_path / "data"))
+    write_numbered(Settings(*LANGUAGES, splits, tmp_path / "data"))
     path = make_checkpoint(tmp_path / "model.pt", tmp_path / "data")
     generate.main([str(tmp_path / "data"), "--path", str(path), *SHORT, "--remove-bpe", "sentencepiece"])
     out = capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lab.checkpoint import save
-from lab.cli import run
+from tests.harness import one_line, snapshot
 from tests.transformer.translation import make_checkpoint, make_data, write_text
 
 # Flags after DATA --path MODEL; words in capitals stand for files and folders. And what the line says.
@@ -115,26 +115,16 @@ def paths(tmp_path_factory) -> dict[str, str]:
     return {name: str(path) for name, path in found.items()}
 
 
-def on_disk(*folders: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
-
-
 def complaint_of(program, paths, tmp_path, monkeypatch, capsys, flags, status=2) -> str:
     monkeypatch.chdir(tmp_path)
     words = [paths.get(word, word) for word in flags]
     data = words.pop(words.index("--data") + 1) if "--data" in words else paths["DATA"]
     words = [word for word in words if word != "--data"]
     path = [] if "--path" in words else ["--path", paths["MODEL"]]
-    before = on_disk(Path(paths["DATA"]).parent, tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        run(lambda: program.main([data, *path, *words]), "program")
-    output = capsys.readouterr()
-    lines = output.err.splitlines()
-    assert stop.value.code == status
-    assert len(lines) == 1 and lines[0].startswith("program: error: "), output.err
-    assert output.out == ""
-    assert on_disk(Path(paths["DATA"]).parent, tmp_path) == before
-    return lines[0]
+    before = snapshot(Path(paths["DATA"]).parent, tmp_path)
+    error = one_line(lambda: program.main([data, *path, *words]), "program", capsys, status)
+    assert snapshot(Path(paths["DATA"]).parent, tmp_path) == before
+    return error
 
 
 @pytest.mark.parametrize(("flags", "complaint"), BOTH + GENERATE)

@@ -1,4 +1,4 @@
-"""The Transformer against the golden tables and counts (specification sections 5, 6 and 15)."""
+"""The Transformer against the golden tables and counts."""
 
 import pytest
 import torch
@@ -115,8 +115,8 @@ def test_tied_output_shares_the_factors():
     assert "decoder.embedder.tokens" in decayed_modules(model)["linear"]
 
 
-def test_the_start_is_drawn_as_specified():
-    """Section 5.5: normal embeddings (padding included), uniform matrices, norms at the identity."""
+def test_the_start_of_dense_parameters():
+    """Normal embeddings (padding included), uniform matrices, norms at the identity."""
     model = build_model(architecture("transformer_small"), 2000, 3000)
     for name, parameter in model.named_parameters():
         if "embedder" in name:
@@ -132,7 +132,7 @@ def test_the_start_is_drawn_as_specified():
 
 @pytest.mark.parametrize("spectral", [False, True])
 def test_the_start_of_factors(spectral):
-    """Section 6.2: factors of the dense start, or drawn like it."""
+    """Factors of the dense start, or drawn like it."""
     options = {"rank_scale": 0.25, "num_layers": 1}
     model = build_model(architecture("transformer_small", spectral=spectral, **options), 300, 400)
     layers = [module for module in model.modules() if isinstance(module, (FactorizedLinear, FactorizedEmbedding))]
@@ -180,7 +180,7 @@ def test_one_form_alone():
 
 
 def test_heads_change_the_function():
-    """Defect C4."""
+    """In the code of 2021 their number had no effect."""
     two, four = golden_model().eval(), build_model(TransformerConfig(8, 12, 1, 4), 11, 10).double().eval()
     four.load_state_dict(two.state_dict())
     logits = [model(SOURCES["A"], DECODER_INPUT) for model in (two, four)]
@@ -188,14 +188,14 @@ def test_heads_change_the_function():
 
 
 def test_smallest_ranks():
-    """Defect C7."""
+    """At least 1, where the scale rounds to none."""
     model = build_model(TransformerConfig(8, 12, 1, 2, rank_scale=0.01), 11, 10)
     assert {module.rank for module in factorized_modules(model).values()} == {1}
     assert model(SOURCES["A"], DECODER_INPUT).isfinite().all()
 
 
 def test_longest_sentences():
-    """Section 4.2: 1022 tokens with learned positions."""
+    """1022 tokens with learned positions: of 1024 rows, one is unused and one that of padding."""
     config = TransformerConfig(8, 12, 1, 2)
     assert config.max_source_length == config.max_target_length == 1022
     model = build_model(config, 11, 10).eval()

@@ -1,4 +1,4 @@
-"""Parameter counts of the Transformer (specification section 7)."""
+"""Parameter counts of the Transformer."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from factorized import parameter_count as count
 
 SIZES = 8848, 6632
 
-# name, sizes, rank scale: parameters (section 7)
+# name, sizes, rank scale: parameters
 COUNTS = [
     ("transformer_small", SIZES, {0: 9_867_752, 0.25: 2_689_512, 0.5: 5_366_248, 0.1: 1_087_912, 1 / 3: 3_561_672,
                                   0.7: 7_480_840, 0.9: 9_620_008, 1: 9_867_752}),

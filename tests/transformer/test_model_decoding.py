@@ -122,7 +122,7 @@ def test_attention_of_each_hypothesis(overrides):
 
 @pytest.mark.parametrize("rank_scale", [0.0, 0.5])
 def test_scores_do_not_depend_on_the_rest_of_the_batch(rank_scale):
-    """Left padding of the source, right padding of the target and other sentences change nothing (defect C3)."""
+    """Left padding of the source, right padding of the target and other sentences change nothing."""
     model = model_of(rank_scale=rank_scale)
     alone = model(torch.tensor([[8, 9, 2]]), torch.tensor([[2, 7, 8]]))
     together = model(SOURCES["B"], DECODER_INPUT)[1:, :3]

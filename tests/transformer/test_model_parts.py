@@ -1,4 +1,4 @@
-"""Layer norm, positions and dropout (specification sections 5.2 to 5.4)."""
+"""Layer norm, positions and dropout."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_position_rows():
 
 @pytest.mark.parametrize("d", [8, 7, 2])
 def test_sinusoids(d):
-    """Section 5.4, entry by entry; an odd dimension ends with zeros."""
+    """Entry by entry; an odd dimension ends with zeros."""
     table = SinusoidalPositions(d)(torch.arange(50))
     assert table.shape == (50, d)
     half = d // 2

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from fairseq.corpus import find_languages, load_dictionaries, load_split
-from fairseq.preparation.numerals import english, english_date, german, german_date, numerals
+from fairseq.preparation.numerals import draw, english, english_date, german, german_date
 
-from tests.transformer.programs import complaint_about, load_program, snapshot
+from tests.harness import load_program, one_line, snapshot
 
-make_numbers = load_program("data/make-numbers.py")
+make_numbers = load_program("Transformer-PyTorch/data/make-numbers.py")
 
 SPELLINGS = {
     0: ("null", "zero"),
@@ -89,7 +89,7 @@ def test_all_numbers_are_told_apart():
 
 
 def test_no_pair_is_in_two_splits():
-    text = numerals({"train": 3000, "valid": 200, "test": 300}, seed=3)
+    text = draw({"train": 3000, "valid": 200, "test": 300}, seed=3)
     pairs = {split: list(zip(sides["de"], sides["en"])) for split, sides in text.items()}
     assert {split: len(part) for split, part in pairs.items()} == {"train": 3000, "valid": 200, "test": 300}
     assert len({pair for part in pairs.values() for pair in part}) == 3500
@@ -101,9 +101,9 @@ def test_no_pair_is_in_two_splits():
 
 def test_the_seed_decides():
     pairs = {"train": 50, "valid": 5, "test": 5}
-    assert numerals(pairs, seed=1) == numerals(pairs, seed=1) != numerals(pairs, seed=2)
+    assert draw(pairs, seed=1) == draw(pairs, seed=1) != draw(pairs, seed=2)
     # Written down once: the text is the same with every version of Python and NumPy.
-    assert numerals(pairs, seed=1)["train"]["de"][:2] == ["vierundsechzig", "fünfundachtzig"]
+    assert draw(pairs, seed=1)["train"]["de"][:2] == ["vierundsechzig", "fünfundachtzig"]
 
 
 def test_data_for_training(tmp_path):
@@ -113,7 +113,7 @@ def test_data_for_training(tmp_path):
     pair = find_languages(data)
     assert pair == ("de", "en")
     dictionaries = load_dictionaries(data, *pair)
-    text = numerals({"train": 200, "valid": 10, "test": 20}, seed=0)
+    text = draw({"train": 200, "valid": 10, "test": 20}, seed=0)
     for split, sides in text.items():
         corpus = load_split(data, split, *pair, dictionaries)
         assert [dictionaries[0].string(ids, "@@ ") for ids in corpus.source] == sides["de"]
@@ -151,7 +151,7 @@ def test_bad_input(tmp_path, capsys, flags, complaint):
     words = flags.replace("FILE", str(tmp_path / "file")).replace("MADE", str(tmp_path / "made")).split()
     if "--destdir" not in words:
         words += ["--destdir", str(tmp_path / "new")]
-    assert complaint in complaint_about(lambda: make_numbers.main([*small, *words]), "make-numbers.py", capsys)
+    assert complaint in one_line(lambda: make_numbers.main([*small, *words]), "make-numbers.py", capsys)
     assert snapshot(tmp_path) == before
 
 

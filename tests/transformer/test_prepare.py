@@ -15,9 +15,9 @@ from fairseq.preparation import tokens
 from fairseq.preparation.corpora import CORPORA, segments, talks
 from fairseq.subwords import join_subwords
 
-from tests.transformer.programs import complaint_about, load_program, snapshot
+from tests.harness import load_program, one_line, snapshot
 
-prepare = load_program("data/prepare.py")
+prepare = load_program("Transformer-PyTorch/data/prepare.py")
 
 NUMBERS = ["eins one", "zwei two", "drei three", "vier four", "fünf five", "sechs six", "sieben seven"]
 TESTS = ["TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012"]
@@ -187,7 +187,7 @@ def test_downloads(tmp_path, multi30k, capsys):
 
 def test_downloads_that_fail(tmp_path, capsys):
     flags = ["iwslt14", "--url", (tmp_path / "no").as_uri(), "--url", (tmp_path / "nor").as_uri()]
-    error = complaint_about(lambda: call(*flags, "--destdir", tmp_path / "out"), "prepare", capsys, status=1)
+    error = one_line(lambda: call(*flags, "--destdir", tmp_path / "out"), "prepare", capsys, status=1)
     assert "/no/de-en.tgz" in error and "/nor/de-en.tgz" in error and "--url" in error and "--from" in error
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -198,7 +198,7 @@ def test_a_cut_download_is_no_file(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer(b"short"))
     main = lambda: call("iwslt14", "--url", "http://x", "--destdir", tmp_path)  # noqa: E731
-    assert "ended after 5 of 1000 bytes" in complaint_about(main, "prepare", capsys, status=1)
+    assert "ended after 5 of 1000 bytes" in one_line(main, "prepare", capsys, status=1)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -258,7 +258,7 @@ def test_bad_input(tmp_path, multi30k, monkeypatch, capsys, case):
     words = words if "--merges" in words or "--words" in words else [*words, "--merges", "5"]
     words = [word for word in words if word != "--small"] if "--small" in words else [*words, "--any-size"]
     words = words if "wmt14" in words else ["multi30k", *words]
-    assert complaint in complaint_about(lambda: call(*words), "prepare", capsys)
+    assert complaint in one_line(lambda: call(*words), "prepare", capsys)
     assert snapshot(tmp_path) == before
 
 
@@ -266,11 +266,11 @@ def test_damaged_archive(tmp_path, iwslt, capsys):
     archive = tmp_path / "de-en.tgz"
     main = lambda: call("iwslt14", "--from", tmp_path, "--destdir", tmp_path / "out")  # noqa: E731
     write_archive(archive, {name: text for name, text in iwslt.items() if "tst2011" not in name})
-    assert "de-en.tgz has no de-en/IWSLT14.TED.tst2011.de-en.de.xml" in complaint_about(main, "prepare", capsys)
+    assert "de-en.tgz has no de-en/IWSLT14.TED.tst2011.de-en.de.xml" in one_line(main, "prepare", capsys)
     write_archive(archive, iwslt)
-    assert "not {'train': 160239, 'valid': 7283, 'test': 6750}" in complaint_about(main, "prepare", capsys)
+    assert "not {'train': 160239, 'valid': 7283, 'test': 6750}" in one_line(main, "prepare", capsys)
     archive.write_bytes(archive.read_bytes()[:300])
-    assert "de-en.tgz cannot be read, or is damaged" in complaint_about(main, "prepare", capsys)
+    assert "de-en.tgz cannot be read, or is damaged" in one_line(main, "prepare", capsys)
 
 
 @pytest.mark.parametrize("corpus", CORPORA)

@@ -13,7 +13,7 @@ import pytest
 from fairseq import indexed
 from fairseq.corpus import find_languages, load_dictionaries, load_split
 
-from tests.transformer.programs import complaint_about, snapshot
+from tests.harness import one_line, snapshot
 
 PROGRAM = "preprocess.py"
 
@@ -247,7 +247,7 @@ def test_killed_at_any_moment_old_and_new_are_never_mixed(text, monkeypatch, cap
     if calls == 0:
         assert after == before
     elif calls < 11:
-        complaint = complaint_about(lambda: find_languages(Path("data-bin")), PROGRAM, capsys)
+        complaint = one_line(lambda: find_languages(Path("data-bin")), PROGRAM, capsys)
         assert "preprocess.py was stopped while it put data here; run it again" in complaint
     call(again)
     assert words("data-bin", "train") == ([" ".join(line.split()) for line in GERMAN[::-1]], ENGLISH[::-1])
@@ -265,7 +265,7 @@ def test_a_failure_leaves_nothing_behind(text, monkeypatch, capsys):
     monkeypatch.setattr(indexed, "write", fill_disk)
     for folder in ("data-bin", "new"):
         main = partial(call, f"--trainpref train --destdir {folder}")
-        assert f"cannot write {folder}: the disk is full" in complaint_about(main, PROGRAM, capsys, status=1)
+        assert f"cannot write {folder}: the disk is full" in one_line(main, PROGRAM, capsys, status=1, printed=True)
     assert snapshot(text) == before
 
 
@@ -317,7 +317,7 @@ def test_bad_input(text, capsys, case):
     for path in Path("more").glob("train.*"):
         path.rename(path.with_name(path.name.replace("train", "train1")))
     before = snapshot(text)
-    assert complaint in complaint_about(lambda: call(flags), PROGRAM, capsys)
+    assert complaint in one_line(lambda: call(flags), PROGRAM, capsys, printed=True)
     assert snapshot(text) == before
 
 

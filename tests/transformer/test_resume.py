@@ -1,7 +1,6 @@
 """Runs that are killed and continued, in the middle of an epoch too, end as if nothing had happened."""
 
 import random
-import subprocess
 import time
 from itertools import product
 
@@ -9,18 +8,12 @@ import pytest
 import torch
 from fairseq.trainer import Trainer
 
-from lab import checkpoint
 from lab.cli import UserError
-from paper.events import scalars
-from tests.processes import VARYING
+from tests.harness import VARYING, Stop, events, killed_after, results, snapshot, start, stopped_at_write
 from tests.transformer import tiny
 
 FLAGS = "--max-epoch 3 --save-interval-updates 3 --weight-decay 1e-3"  # an epoch has five updates
 LONG = f"{FLAGS} --save-interval-updates 1 --max-epoch 8"
-
-
-class Stop(Exception):
-    """Stands for a kill at a chosen moment."""
 
 
 def assert_same_run(folder, whole):
@@ -34,9 +27,9 @@ def assert_same_run(folder, whole):
     for name in ("updates", "epoch", "offset", "best", "waiting", "keeper", "schedule", "meter", "metrics"):
         assert ours[name] == theirs[name], name
     free = dict.fromkeys(VARYING)
-    assert tiny.results(folder) | free == tiny.results(whole) | free
+    assert results(folder) | free == results(whole) | free
     for tag in ("train/loss", "valid/nll_loss", "hyper/lr", "FrobNorm/QueKey"):
-        assert [list(part) for part in scalars(folder, tag)] == [list(part) for part in scalars(whole, tag)]
+        assert [list(part) for part in events(folder)[tag]] == [list(part) for part in events(whole)[tag]]
 
 
 def stop_before(monkeypatch, update):
@@ -100,21 +93,13 @@ def test_a_killed_run_ends_as_the_whole_run(data, tmp_path, whole):
     """SIGKILL at a random moment, wherever that is, then the same command; three times."""
     folder = tmp_path / "run"
     flags = [str(data), *tiny.BASE.split(), "--save-dir", str(folder), *FLAGS.split()]
-    command = [*tiny.COMMAND, *flags, "--save-interval", "1", "--max-epoch", "12"]
-    moment = random.Random(time.time())
+    flags += ["--save-interval", "1", "--max-epoch", "12"]
+    moment, log = random.Random(time.time()), tmp_path / "log"
     kills = 0
     for _ in range(3):
-        process = subprocess.Popen(command, env=tiny.environment(), cwd=tiny.REPOSITORY, stdout=subprocess.DEVNULL)
-        before = (folder / "checkpoint_last.pt").stat().st_mtime_ns if kills else 0
-        while process.poll() is None:
-            path = folder / "checkpoint_last.pt"
-            if path.exists() and path.stat().st_mtime_ns > before:
-                break
-            time.sleep(0.01)
-        time.sleep(moment.uniform(0, 0.3))
-        process.kill()
-        kills += process.wait() == -9
-    assert kills
+        process = start(tiny.command_line, flags, log)
+        kills += killed_after(process, moment.uniform(0, 0.3), folder / "checkpoint_last.pt")
+    assert kills, log.read_text()
     tiny.train(data, folder, LONG)
     assert_same_run(folder, whole)
 
@@ -123,21 +108,11 @@ def test_a_killed_run_ends_as_the_whole_run(data, tmp_path, whole):
     ("name", "occasion"),
     [("checkpoint_best.pt", 2), ("checkpoint2.pt", 1), ("checkpoint_last.pt", 3), ("results.json", 1)],
 )
-def test_a_run_stopped_while_it_saves(data, tmp_path, monkeypatch, name, occasion):
+def test_a_run_stopped_while_it_saves(data, tmp_path, name, occasion):
     """Whichever file is written last, whole or not at all, the run goes on from there."""
     whole = tiny.train(data, tmp_path / "whole", FLAGS)
-    write_whole, calls = checkpoint.write_whole, []
-
-    def stopping(path, write):
-        calls.append(path.name)
-        if path.name == name and calls.count(name) == occasion:
-            raise Stop
-        write_whole(path, write)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_whole", stopping)
-        with pytest.raises(Stop):
-            tiny.train(data, tmp_path / "run", FLAGS)
+    with stopped_at_write(name, occasion):
+        tiny.train(data, tmp_path / "run", FLAGS)
     assert_same_run(tiny.train(data, tmp_path / "run", FLAGS), whole)
 
 
@@ -164,8 +139,8 @@ def test_the_best_checkpoint_is_not_forgotten(data, tmp_path, monkeypatch):
             tiny.train(data, tmp_path / "run", flags)
     best = (tmp_path / "run" / "checkpoint_best.pt").read_bytes()
     tiny.train(data, tmp_path / "run", flags)
-    results = tiny.results(tmp_path / "run")
-    assert results["best epoch"] <= 2 and results["final validation loss"] > results["best validation loss"]
+    written = results(tmp_path / "run")
+    assert written["best epoch"] <= 2 and written["final validation loss"] > written["best validation loss"]
     assert (tmp_path / "run" / "checkpoint_best.pt").read_bytes() == best
 
 
@@ -174,23 +149,23 @@ def test_the_best_checkpoint_is_not_forgotten(data, tmp_path, monkeypatch):
 
 def test_a_finished_run_is_kept(data, tmp_path, capsys):
     folder = tiny.train(data, tmp_path / "run", FLAGS)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = snapshot(folder)
     with pytest.raises(SystemExit) as stopped:
         tiny.train(data, folder, FLAGS)
     assert stopped.value.code == 0
     assert "finished" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert snapshot(folder) == before
 
 
 def test_a_finished_run_can_be_made_longer(data, tmp_path):
     """A run of seven updates, then of three epochs, is one of three epochs, except for a validation in between."""
     whole = tiny.train(data, tmp_path / "whole", FLAGS)
     folder = tiny.train(data, tmp_path / "run", f"{FLAGS} --max-update 7")
-    assert tiny.results(folder)["updates"] == 7
+    assert results(folder)["updates"] == 7
     tiny.train(data, folder, FLAGS)
     ours, theirs = tiny.checkpoint(folder), tiny.checkpoint(whole)
     assert all(torch.equal(ours["state_dict"][name], theirs["state_dict"][name]) for name in theirs["state_dict"])
-    assert tiny.results(folder)["updates"] == tiny.results(whole)["updates"] == 15
+    assert results(folder)["updates"] == results(whole)["updates"] == 15
 
 
 def test_overwrite_starts_afresh(data, tmp_path):
@@ -219,10 +194,10 @@ def test_a_named_checkpoint_of_the_folder(data, tmp_path):
 
 
 def test_other_arguments_are_refused(data, whole):
-    before = {path: path.read_bytes() for path in whole.iterdir()}
+    before = snapshot(whole)
     with pytest.raises(UserError, match="weight_decay 0.001, not 0.5: give the same arguments to continue it"):
         tiny.train(data, whole, f"{LONG} --weight-decay 0.5")
-    assert {path: path.read_bytes() for path in whole.iterdir()} == before
+    assert snapshot(whole) == before
 
 
 def test_another_seed_is_another_run(data, tmp_path):

@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 import torch
-from fairseq.search import Hypothesis, SearchSettings, average, search
+from fairseq.search import Hypothesis, SearchSettings, average, beam_search
 
 from tests.transformer.scripted import EOS, PAD, UNK, A, B, Scripted, bigram, plain_search, random_logits
 
@@ -28,7 +28,7 @@ def run(logits, sources, limit, *, prefix=None, generator=None, need_alignment=F
     limit = torch.tensor([limit] * len(sources) if isinstance(limit, int) else limit)
     prefix = None if prefix is None else torch.tensor(prefix)
     options = {"prefix": prefix, "generator": generator, "need_alignment": need_alignment}
-    found = search(models, torch.tensor(sources), limit, SearchSettings(**settings), **options)
+    found = beam_search(models, torch.tensor(sources), limit, SearchSettings(**settings), **options)
     return found, models[0]
 
 
@@ -140,7 +140,7 @@ def test_a_beam_of_almost_all_words(beam):
     torch.manual_seed(0)
     table = torch.randn(16, 16)
     model = Scripted(lambda source, words: table[words[-1]])
-    (found,) = search([model], torch.tensor([[4, EOS]]), torch.tensor([2]), SearchSettings(beam=beam))
+    (found,) = beam_search([model], torch.tensor([[4, EOS]]), torch.tensor([2]), SearchSettings(beam=beam))
     assert len(found) == beam and len({tuple(hypothesis.words) for hypothesis in found}) == beam
 
 
@@ -148,7 +148,7 @@ def test_sixteen_bit_logits_give_single_precision_log_probabilities():
     """On a CPU, autocast does not see to it."""
     table = torch.randn(16, 16).bfloat16()
     model = Scripted(lambda source, words: table[words[-1]])
-    (found,) = search([model], torch.tensor([[4, EOS]]), torch.tensor([3]), SearchSettings(beam=2))
+    (found,) = beam_search([model], torch.tensor([[4, EOS]]), torch.tensor([3]), SearchSettings(beam=2))
     words = [EOS, *found[0].words]
     expected = [table[a].double().log_softmax(0)[b].item() for a, b in zip(words, words[1:])]
     assert found[0].log_probs == pytest.approx(expected, rel=1e-5)

@@ -7,6 +7,7 @@ from fairseq.config import TransformerConfig
 from fairseq.corpus import find_languages, load_dictionaries
 from fairseq.transformer import build_model
 
+from tests.harness import results
 from tests.transformer import tiny
 
 
@@ -47,6 +48,6 @@ def test_a_run_keeps_one_table(data, tmp_path, flags):
     saved = tiny.checkpoint(run)["state_dict"]
     name = "embedder.tokens.U" if flags else "embedder.tokens.weight"
     assert saved[f"encoder.{name}"].data_ptr() == saved[f"decoder.{name}"].data_ptr()  # in the file once
-    counts = [tiny.results(folder) for folder in (run, apart)]
+    counts = [results(folder) for folder in (run, apart)]
     table = 6 * (12 + 16) if flags else 12 * 16
     assert counts[1]["compressed parameter count"] - counts[0]["compressed parameter count"] == table

@@ -10,7 +10,7 @@ from fairseq import checkpoint as translation_checkpoint
 from fairseq.corpus import find_languages, load_dictionaries, load_split
 from fairseq.transformer import build_model
 
-from paper.events import scalars
+from tests.harness import events, results
 from tests.transformer import tiny
 
 SMOOTHED = "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"
@@ -46,7 +46,7 @@ def test_a_tiny_transformer_learns_to_reverse(tmp_path, flags):
     size = "--hidden-size 32 --filter-size 64 --dropout 0 --relu-dropout 0"
     files = "--no-epoch-checkpoints --no-diagnostics"
     run = tiny.train(data, tmp_path / "run", f"{learning} {size} {files} --weight-decay 1e-4 {flags}")
-    assert tiny.results(run)["best validation loss"] < 0.35  # bits; the entropy of a letter is 3
+    assert results(run)["best validation loss"] < 0.35  # bits; the entropy of a letter is 3
     model, corpus = model_of(run, data, "checkpoint_best.pt")
     right = 0
     for source, target in zip(corpus.source, corpus.target):
@@ -70,29 +70,29 @@ def test_files_of_a_run(done):
 
 
 def test_results(done, data):
-    results = tiny.results(done)
+    written = results(done)
     last, best = tiny.checkpoint(done), tiny.checkpoint(done, "checkpoint_best.pt")
     model, _ = model_of(done, data)
     # Counts by the formula, for vocabularies of 12 symbols, width 16, filter 32, one layer, ranks 6 (12 rows) and 8.
     dense = (3 * 12 + 2 * 1024) * 16 + 12 + 12 * 16**2 + 4 * 16 * 32 + 14 * 16
     factorized = 3 * 6 * (12 + 16) + 2 * 8 * (1024 + 16) + 12 + 12 * 16 * 8 + 4 * 8 * (16 + 32) + 14 * 16
-    assert results["original parameter count"] == dense
-    assert results["compressed parameter count"] == factorized == sum(p.numel() for p in model.parameters())
-    assert results["compression ratio"] == factorized / dense
-    assert results["updates"] == last["updates"] == 15
-    assert results["best epoch"] == best["best"]["epoch"] == last["best"]["epoch"] == best["epoch"] - 1
-    assert results["best validation loss"] == last["best"]["nll_loss"]
-    tags = {"valid/nll_loss": results["final validation loss"], "valid/loss": None, "train/loss": None}
+    assert written["original parameter count"] == dense
+    assert written["compressed parameter count"] == factorized == sum(p.numel() for p in model.parameters())
+    assert written["compression ratio"] == factorized / dense
+    assert written["updates"] == last["updates"] == 15
+    assert written["best epoch"] == best["best"]["epoch"] == last["best"]["epoch"] == best["epoch"] - 1
+    assert written["best validation loss"] == last["best"]["nll_loss"]
+    tags = {"valid/nll_loss": written["final validation loss"], "valid/loss": None, "train/loss": None}
     for tag, value in tags.items():
-        epochs, values = scalars(done, tag)
+        epochs, values = events(done)[tag]
         assert list(epochs) == [1, 2, 3]
         assert value is None or values[-1] == pytest.approx(value, rel=1e-6)
 
 
 def test_scalars(done):
     for tag in ("FrobNorm/QueKey", "NucNorm/OutVal", "NucNorm/QueKey-Bound", "NonOrth/Linear", "hyper/lr"):
-        assert list(scalars(done, tag)[0]) == [1, 2, 3]
-    assert scalars(done, "hyper/lr")[1][0] == 0.25
+        assert list(events(done)[tag][0]) == [1, 2, 3]
+    assert events(done)["hyper/lr"][1][0] == 0.25
 
 
 def test_the_first_norms_are_those_of_the_initial_model(done, data):
@@ -110,8 +110,8 @@ def test_the_first_norms_are_those_of_the_initial_model(done, data):
     assert len(products) == 6
     norms = [p.square().sum().sqrt().item() for p in products]
     nuclear = [torch.linalg.svdvals(p.double()).sum().item() for p in products]
-    assert scalars(done, "FrobNorm/QueKey")[1][0] == pytest.approx(sum(norms) / 6, rel=1e-5)
-    assert scalars(done, "NucNorm/QueKey")[1][0] == pytest.approx(sum(nuclear) / 6, rel=1e-5)
+    assert events(done)["FrobNorm/QueKey"][1][0] == pytest.approx(sum(norms) / 6, rel=1e-5)
+    assert events(done)["NucNorm/QueKey"][1][0] == pytest.approx(sum(nuclear) / 6, rel=1e-5)
 
 
 def _args(state):
@@ -142,7 +142,7 @@ def test_save_interval(data, tmp_path):
 
 def test_no_save(data, tmp_path):
     run = tiny.train(data, tmp_path / "run", "--no-save")
-    assert not list(run.glob("*.pt")) and tiny.results(run)["updates"] == 10
+    assert not list(run.glob("*.pt")) and results(run)["updates"] == 10
 
 
 def test_average_of_the_last_epochs(data, tmp_path):
@@ -170,26 +170,26 @@ def test_average_of_a_finished_run_that_kept_nothing(data, tmp_path):
     tiny.train(data, run, "--no-epoch-checkpoints --average-last 2")
     last, mean = (tiny.checkpoint(run, f"checkpoint_{name}.pt")["state_dict"] for name in ("last", "avg"))
     assert all(torch.equal(value, last[name]) for name, value in mean.items())
-    assert tiny.results(run)["updates"] == 10
+    assert results(run)["updates"] == 10
 
 
 def test_the_largest_seed(data, tmp_path):
-    assert tiny.results(tiny.train(data, tmp_path / "run", f"--max-epoch 1 --seed {2**63 - 1}"))
+    assert results(tiny.train(data, tmp_path / "run", f"--max-epoch 1 --seed {2**63 - 1}"))
 
 
 def test_the_last_epochs_are_validated_and_saved_whatever_the_interval(data, tmp_path):
     run = tiny.train(data, tmp_path / "a", "--max-epoch 3 --validate-interval 2")
-    assert list(scalars(run, "valid/loss")[0]) == [2, 3] and list(scalars(run, "train/loss")[0]) == [1, 2, 3]
+    assert list(events(run)["valid/loss"][0]) == [2, 3] and list(events(run)["train/loss"][0]) == [1, 2, 3]
     run = tiny.train(data, tmp_path / "b", "--max-update 7 --max-epoch 0 --validate-interval 9")
     state = tiny.checkpoint(run)
     assert (state["updates"], state["epoch"], state["offset"]) == (7, 2, 2)
 
 
-def test_each_subset_has_its_own_scalars(data, tmp_path):
+def test_each_subset_has_its_own_events(data, tmp_path):
     run = tiny.train(data, tmp_path / "run", "--valid-subset test,valid --max-epoch 1")
-    test, valid = (scalars(run, f"{subset}/nll_loss")[1][0] for subset in ("test", "valid"))
+    test, valid = (events(run)[f"{subset}/nll_loss"][1][0] for subset in ("test", "valid"))
     assert test != valid
-    assert tiny.results(run)["final validation loss"] == pytest.approx(test, rel=1e-6)
+    assert results(run)["final validation loss"] == pytest.approx(test, rel=1e-6)
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------

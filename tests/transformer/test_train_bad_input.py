@@ -12,8 +12,7 @@ import pytest
 import torch
 import train as program
 
-from lab.cli import run
-from tests import processes
+from tests.harness import REPOSITORY, assert_mistake, environment
 from tests.transformer import tiny
 
 # What is typed, and what the message must contain: what is wrong, and what would be right.
@@ -218,42 +217,26 @@ def world(tmp_path_factory) -> Path:
     return world
 
 
-def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
-
-
-def assert_one_line(world, main, typed, expected, monkeypatch, capfd):
-    monkeypatch.chdir(world)
-    before = snapshot(world)
-    with pytest.raises(SystemExit) as left:
-        run(lambda: main(typed.split()), "program.py")
-    captured = capfd.readouterr()
-    *warnings, error = captured.err.splitlines()
-    assert error.startswith("program.py: error: ") and not any("error" in line for line in warnings)
-    for fragment in expected:
-        assert fragment in error
-    assert captured.out == ""
-    assert left.value.code == 2
-    assert snapshot(world) == before
-
-
 @pytest.mark.parametrize("case", TRAIN)
 def test_a_mistake_in_training(world, case, monkeypatch, capfd):
     typed, *expected = TRAIN[case]
     typed = typed if "--save-dir" in typed else f"{typed} --save-dir new"
-    assert_one_line(world, program.main, typed, expected, monkeypatch, capfd)
+    warnings = 1 if case == "validation sentence too long" else 0  # of training sentences that are
+    monkeypatch.chdir(world)
+    assert_mistake(lambda: program.main(typed.split()), "train.py", capfd, expected, world, warnings=warnings)
 
 
 @pytest.mark.parametrize("case", AVERAGE)
 def test_a_mistake_in_averaging(world, case, monkeypatch, capfd):
     typed, *expected = AVERAGE[case]
-    assert_one_line(world, average_checkpoints.main, typed, expected, monkeypatch, capfd)
+    monkeypatch.chdir(world)
+    main = average_checkpoints.main
+    assert_mistake(lambda: main(typed.split()), "average_checkpoints.py", capfd, expected, world)
 
 
 def test_a_mistake_at_the_real_command_line(world):
-    script = tiny.REPOSITORY / "Transformer-PyTorch" / "train.py"
+    script = REPOSITORY / "Transformer-PyTorch" / "train.py"
     command = [sys.executable, str(script), "data-bin", "--arch", "lstm"]
-    environment = processes.environment("Transformer-PyTorch")
-    done = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=world, env=environment("Transformer-PyTorch"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("train.py: error: architecture 'lstm'") and done.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ import train as program
 from fairseq import optimization
 from fairseq.transformer import build_model
 
+from tests.harness import results
 from tests.transformer import tiny
 
 PUBLISHED = (
@@ -21,9 +22,9 @@ PUBLISHED = (
 
 def test_the_published_command(data, tmp_path, capsys, recwarn):
     program.main([str(data), *PUBLISHED.split(), "--save-dir", str(tmp_path / "run"), "--max-update", "2"])
-    results = tiny.results(tmp_path / "run")
+    written = results(tmp_path / "run")
     config = tiny.checkpoint(tmp_path / "run")["config"]
-    assert results["updates"] == 2
+    assert written["updates"] == 2
     assert (config["hidden_size"], config["dropout"], config["rank_scale"]) == (256, 0.2, 0.5)
     assert "| weight decay 0: 25 tensors, 6,156 parameters" in capsys.readouterr().out
     if not torch.cuda.is_available():

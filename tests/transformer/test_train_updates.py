@@ -11,7 +11,7 @@ from fairseq.trainer import Trainer
 
 from lab import devices
 from lab.cli import RunError, UserError
-from paper.events import scalars
+from tests.harness import events, results, snapshot
 from tests.transformer import tiny
 
 
@@ -49,14 +49,14 @@ OPTIMIZERS = ("nag --lr 0.1", "sgd --lr 0.01 --momentum 0.9", "adam --lr 0.01", 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_lowers_the_loss(data, tmp_path, optimizer):
     run = tiny.train(data, tmp_path / "run", f"--optimizer {optimizer} --max-epoch 5 --weight-decay 1e-4 --clip-norm 1")
-    losses = scalars(run, "train/loss")[1]
+    losses = events(run)["train/loss"][1]
     assert losses[-1] < losses[0]
 
 
 def test_bf16(data, tmp_path):
     """It only rounds otherwise."""
-    plain = tiny.results(tiny.train(data, tmp_path / "plain", WITHOUT_DROPOUT))
-    half = tiny.results(tiny.train(data, tmp_path / "half", f"{WITHOUT_DROPOUT} --amp bf16"))
+    plain = results(tiny.train(data, tmp_path / "plain", WITHOUT_DROPOUT))
+    half = results(tiny.train(data, tmp_path / "half", f"{WITHOUT_DROPOUT} --amp bf16"))
     assert half["final validation loss"] == pytest.approx(plain["final validation loss"], abs=0.02)
     assert half["final validation loss"] != plain["final validation loss"]
 
@@ -71,7 +71,7 @@ FACTORIZED = "--rank-scale 0.5 --spectral --spectral-quekey --wd2fd --wd2fd-outv
 def test_bf16_of_every_form(data, tmp_path, flags, form):
     """All layers add to one sum, which factorized embeddings start as dense ones do."""
     flags = f"{WITHOUT_DROPOUT} --max-epoch 1 --no-save {flags} {form}"
-    plain, half = (tiny.results(tiny.train(data, tmp_path / amp, f"{flags} --amp {amp}")) for amp in ("off", "bf16"))
+    plain, half = (results(tiny.train(data, tmp_path / amp, f"{flags} --amp {amp}")) for amp in ("off", "bf16"))
     assert half["final validation loss"] == pytest.approx(plain["final validation loss"], abs=0.005)
     assert half["final validation loss"] != plain["final validation loss"]
 
@@ -105,10 +105,10 @@ def test_a_run_whose_first_update_fails_leaves_nothing(data, tmp_path, monkeypat
 
 def test_a_rate_that_is_too_high_at_once_replaces_nothing(data, tmp_path):
     run = tiny.train(data, tmp_path / "run", "--max-epoch 1")
-    before = {path: path.read_bytes() for path in run.iterdir()}
+    before = snapshot(run)
     with pytest.raises(UserError, match="the loss is (nan|inf) after one update; lower --lr 1e.30"):
         tiny.train(data, run, "--max-epoch 1 --lr 1e30 --optimizer sgd --clip-norm 0 --overwrite")
-    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert snapshot(run) == before
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_left_out(data, tmp_path, monkeypatch, capsys):
@@ -180,7 +180,7 @@ def test_lines_in_an_epoch_of_accumulated_batches(data, tmp_path, capsys):
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
 def test_a_gpu_trains_as_the_cpu(data, tmp_path, precision):
     flags = f"{WITHOUT_DROPOUT} --rank-scale 0.5 --wd2fd --wd2fd-outval --weight-decay 1e-3"
-    cpu = tiny.results(tiny.train(data, tmp_path / "cpu", flags))
-    gpu = tiny.results(tiny.train(data, tmp_path / "gpu", f"{flags} --device cuda --amp {precision}"))
+    cpu = results(tiny.train(data, tmp_path / "cpu", flags))
+    gpu = results(tiny.train(data, tmp_path / "gpu", f"{flags} --device cuda --amp {precision}"))
     tolerance = 1e-3 if precision == "off" else 0.05
     assert gpu["final validation loss"] == pytest.approx(cpu["final validation loss"], abs=tolerance)

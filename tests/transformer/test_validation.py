@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.validation import Validation
 
-from paper.events import scalars
+from tests.harness import events, results
 from tests.transformer import tiny
 
 LEARNING = "--optimizer adam --lr 0.01 --lr-scheduler fixed --clip-norm 1 --dropout 0 --relu-dropout 0 --no-diagnostics"
@@ -29,16 +29,16 @@ def test_bleu_is_that_of_generate(data, learned, name, tmp_path):
     flags += f" --remove-bpe --quiet --device cpu --dump {tmp_path / 'dump'}"
     generate.main([str(data), *flags.split()])
     found = json.loads((tmp_path / "dump.json").read_text())["sacreBLEU"]["score"]
-    results = tiny.results(learned)
-    assert results[f"{'final' if name == 'last' else 'best'} validation BLEU"] == pytest.approx(found)
-    assert results["best validation BLEU"] > 5
+    written = results(learned)
+    assert written[f"{'final' if name == 'last' else 'best'} validation BLEU"] == pytest.approx(found)
+    assert written["best validation BLEU"] > 5
 
 
 def test_the_best_epoch_is_that_of_the_highest_bleu(learned):
-    epochs, values = scalars(learned, "valid/bleu")
+    epochs, values = events(learned)["valid/bleu"]
     best = tiny.checkpoint(learned, "checkpoint_best.pt")
     assert list(epochs) == list(range(1, 13))
-    assert epochs[values.index(max(values))] == tiny.results(learned)["best epoch"] == best["epoch"] - 1
+    assert epochs[values.index(max(values))] == results(learned)["best epoch"] == best["epoch"] - 1
     assert max(values) == pytest.approx(best["best"]["bleu"])
 
 
@@ -47,7 +47,7 @@ def test_kinds_of_bleu(data, tmp_path, capsys):
     flags = "--max-epoch 1 --no-diagnostics --no-save --eval-bleu --eval-bleu-print-samples"
     found = {}
     for kind in ("", "--eval-tokenized-bleu", "--eval-bleu-detok space"):
-        found[kind] = tiny.results(tiny.train(data, tmp_path / f"run{len(found)}", f"{flags} {kind}"))
+        found[kind] = results(tiny.train(data, tmp_path / f"run{len(found)}", f"{flags} {kind}"))
     out = capsys.readouterr().out
     assert len(re.findall(r"^\| translation: .*\n\| reference: [a-h ]+$", out, re.M)) == 3
     assert len(re.findall(r"valid_bleu [\d.]+ ", out)) == 3
@@ -58,7 +58,7 @@ def test_bleu_changes_nothing_else(data, tmp_path):
     plain, scored = (tiny.train(data, tmp_path / f"run{len(flags)}", flags) for flags in ("", BLEU))
     ours, theirs = tiny.checkpoint(scored)["state_dict"], tiny.checkpoint(plain)["state_dict"]
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-    assert tiny.results(scored)["final validation loss"] == tiny.results(plain)["final validation loss"]
+    assert results(scored)["final validation loss"] == results(plain)["final validation loss"]
 
 
 def test_patience(data, tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_patience(data, tmp_path, monkeypatch):
     run = tiny.train(data, tmp_path / "run", "--max-epoch 9 --patience 2 --no-diagnostics")
     state = tiny.checkpoint(run)
     assert (state["epoch"], state["waiting"], state["best"]["epoch"]) == (5, 2, 2)
-    assert tiny.results(run)["updates"] == 20
+    assert results(run)["updates"] == 20
 
 
 def test_sentences_without_words_are_left_out(tmp_path):
@@ -93,5 +93,5 @@ def test_sentences_without_words_are_left_out(tmp_path):
     with pytest.warns(UserWarning, match="2 of 18 sentences have no words, .* they are left out"):
         gaps = tiny.train(other / "data-bin", tmp_path / "gaps", "--max-epoch 1 --eval-bleu")
     for name in ("final validation loss", "final validation BLEU"):
-        assert tiny.results(gaps)[name] == pytest.approx(tiny.results(whole)[name])
+        assert results(gaps)[name] == pytest.approx(results(whole)[name])
     assert torch.equal(*(tiny.checkpoint(run)["state_dict"]["decoder.norm.beta"] for run in (whole, gaps)))

@@ -3,8 +3,6 @@
 `python -m tests.transformer.tiny FLAGS` is the command line of train.py on one thread.
 """
 
-import json
-import os
 import random
 import sys
 from pathlib import Path
@@ -13,10 +11,8 @@ import preprocess
 import torch
 import train as program
 
-from lab.cli import run
+from tests.harness import be
 
-REPOSITORY = Path(program.__file__).resolve().parent.parent
-COMMAND = (sys.executable, "-m", "tests.transformer.tiny")
 MODEL = "--arch transformer_small --hidden-size 16 --filter-size 32 --num-layers 1 --num-heads 2"
 BASE = f"{MODEL} --max-tokens 100 --max-epoch 2 --lr-scheduler inverse_sqrt --warmup-updates 10 --clip-norm 0.1"
 BASE += " --device cpu"
@@ -41,22 +37,15 @@ def train(data: Path, folder: Path, flags: str = "") -> Path:
     return folder
 
 
-def results(folder: Path) -> dict:
-    """Return `results.json`."""
-    return json.loads((folder / "results.json").read_text())
-
-
 def checkpoint(folder: Path, name: str = "checkpoint_last.pt") -> dict:
     """Return what a file of a run holds."""
     return torch.load(folder / name, weights_only=True)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a process that runs `COMMAND`."""
-    paths = (str(REPOSITORY), str(REPOSITORY / "Transformer-PyTorch"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+def command_line(argv: list[str], log: str | None = None) -> None:
+    """Be `train.py` with these arguments, on one thread."""
+    be(program.main, "train.py", argv, log)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(program.main, "train.py")
+    command_line(sys.argv[1:])

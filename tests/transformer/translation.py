@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fairseq import checkpoint
-from fairseq.binarize import Settings, binarize
+from fairseq.binarize import Settings, write_numbered
 from fairseq.config import TransformerConfig
 from fairseq.corpus import load_dictionaries
 from fairseq.transformer import build_model
@@ -35,7 +35,7 @@ def make_data(folder: Path, **settings) -> Path:
         name: str(write_text(folder / "text", name, text)) for name, text in [("train", training), ("test", TEST)]
     }
     name = settings.get("format", "data-bin")
-    binarize(Settings(*LANGUAGES, splits, folder / name, **settings))
+    write_numbered(Settings(*LANGUAGES, splits, folder / name, **settings))
     return folder / name
 
 

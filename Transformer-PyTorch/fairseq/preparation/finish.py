@@ -6,13 +6,13 @@ from pathlib import Path
 from lab.cli import UserError
 
 from .. import folders
-from ..binarize import Settings, binarize
+from ..binarize import Settings, write_numbered
 from ..text import write_lines
 from .corpora import LANGUAGES, Text
 from .tokens import Segmenter, learn
 
 
-def finish(text: Text, base: Path, name: str, how: dict, merges: int | None = None, least: int = 0) -> None:
+def write(text: Text, base: Path, name: str, how: dict, merges: int | None = None, least: int = 0) -> None:
     """Write `<base>/data/<name>`, the text, and `<base>/data-bin/<name>`, the numbers.
 
     Args:
@@ -41,7 +41,7 @@ def finish(text: Text, base: Path, name: str, how: dict, merges: int | None = No
                 write_lines(new / f"{split}.{language}", lines)
         (new / "how.json").write_text(json.dumps(how, indent=4) + "\n")
     splits = {split: str(folder / split) for split in text}
-    binarize(Settings(*LANGUAGES, splits, base / "data-bin" / name, thresholds=(least, least)))
+    write_numbered(Settings(*LANGUAGES, splits, base / "data-bin" / name, thresholds=(least, least)))
     print(f"text in {folder}, data for train.py in {base / 'data-bin' / name}")
 
 

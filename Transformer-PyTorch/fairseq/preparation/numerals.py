@@ -77,7 +77,7 @@ def english_date(date: datetime.date) -> str:
     return f"the {start}{hyphen}{ordinal} of {_ENGLISH_MONTHS[date.month - 1]} {words}"
 
 
-def numerals(pairs: dict[str, int], seed: int) -> Text:
+def draw(pairs: dict[str, int], seed: int) -> Text:
     """Return a text of `pairs` different pairs in each split: three quarters numbers of 2 to 6 digits, the rest dates.
 
     Every number of digits is equally likely as long as there are new ones, of which there are few with 2 and 3.

@@ -8,11 +8,10 @@ import pytest
 import torch
 from eigendamage import networks
 
-from lab.cli import run
 from tests.eigendamage import tiny
 from tests.eigendamage.pruning.tiny_prune import prune
-from tests.eigendamage.test_bad_input import snapshot
-from tests.lab.test_image_sets import write_image
+from tests.harness import assert_mistake
+from tests.lab.images import write_image
 
 GOOD = "--from dense --method magnitude --target-ratio 0.1 --save-dir new"
 CONFIG = {
@@ -137,14 +136,5 @@ def world(dense, tmp_path_factory):
 def test_a_mistake_is_one_line_and_changes_nothing(world, case, monkeypatch, capfd):
     typed, *expected = CASES[case]
     monkeypatch.chdir(world)
-    before = snapshot(world)
     argv = ["--device", "cpu", "--data-dir", "data", *typed.split()]
-    with pytest.raises(SystemExit) as left:
-        run(lambda: main_prune.main(argv), "main_prune.py")
-    captured = capfd.readouterr()
-    assert captured.err.startswith("main_prune.py: error: ")
-    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
-    for fragment in expected:
-        assert fragment in captured.err
-    assert captured.out == "" and left.value.code == 2
-    assert snapshot(world) == before
+    assert_mistake(lambda: main_prune.main(argv), "main_prune.py", capfd, expected, world)

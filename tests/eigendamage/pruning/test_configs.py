@@ -8,8 +8,8 @@ from eigendamage import networks
 from eigendamage.pruning import configs, settings
 from eigendamage.pruning.methods import METHODS
 
-from tests.eigendamage import tiny
 from tests.eigendamage.pruning.tiny_prune import prune
+from tests.harness import results
 
 PUBLISHED = dict(configs.published())
 BASES = {path: config for path, config in PUBLISHED.items() if "/base/" in path}
@@ -114,9 +114,9 @@ def test_a_configuration_runs(dense, tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "collect", lambda *a, **o: calls.append(1) or collect(*a, **o))
     argv = ["--config", str(tmp_path / "mine.json"), "--device", "cpu", "--save-dir", "out"]
     main_prune.main(argv)
-    one, other = (tiny.results(tmp_path / "out" / str(step)) for step in (0, 1))
+    one, other = (results(tmp_path / "out" / str(step)) for step in (0, 1))
     assert (one["epochs"], other["epochs"]) == (0, 1) and one["parameters"] > other["parameters"]
     assert len(calls) == 1  # the statistics of one network are taken once
-    alone = tiny.results(prune(dense, tmp_path / "alone", "--method kron-obd --ratio 0.8 --epochs 1 --lr 1e-2"))
+    alone = results(prune(dense, tmp_path / "alone", "--method kron-obd --ratio 0.8 --epochs 1 --lr 1e-2"))
     assert alone["parameters"] == other["parameters"] and alone["final"] == other["final"]
     main_prune.main([*argv, "--resume", "auto"])

@@ -10,6 +10,7 @@ from eigendamage.pruning.pruned import Pruned
 import factorized
 from tests.eigendamage import tiny
 from tests.eigendamage.pruning.tiny_prune import prune
+from tests.harness import results
 
 DENSE = 1_227_594
 HEAD = "study network data method metric best final epochs seed".split()
@@ -26,45 +27,43 @@ def load(path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reaches_its_target(dense, tmp_path, method):
     folder = prune(dense, tmp_path / "run", f"--method {method} --target-ratio 0.1 --epochs 1")
-    results = tiny.results(folder)
-    assert list(results)[:9] == HEAD
-    assert results["method"] == f"pruned: {method}, L2 decay"
-    assert results["dense parameters"] == DENSE and 0.098 * DENSE < results["parameters"] <= 0.1 * DENSE
+    written = results(folder)
+    assert list(written)[:9] == HEAD
+    assert written["method"] == f"pruned: {method}, L2 decay"
+    assert written["dense parameters"] == DENSE and 0.098 * DENSE < written["parameters"] <= 0.1 * DENSE
     for name in ("checkpoint.t7", "best.t7", "pruned.t7", "round1.t7"):
-        assert factorized.parameter_count(load(folder / name)) == results["parameters"]
-    (entry,) = results["rounds"]
+        assert factorized.parameter_count(load(folder / name)) == written["parameters"]
+    (entry,) = written["rounds"]
     assert entry["target"] == {"share": 0.1, "of": "parameters"}
     assert {"training loss", "test accuracy", "validation accuracy"} <= entry["after removal"].keys()
-    assert entry["after fine-tuning"]["validation accuracy"] == results["final"]
-    assert results["final"] <= results["best"] == results["best validation accuracy"]
+    assert entry["after fine-tuning"]["validation accuracy"] == written["final"]
+    assert written["final"] <= written["best"] == written["best validation accuracy"]
 
 
 @pytest.mark.parametrize("method", ["magnitude", "hosvd"])
 def test_a_share_of_the_multiply_adds(dense, tmp_path, method):
-    results = tiny.results(
-        prune(dense, tmp_path, f"--method {method} --target-ratio 0.2 --cost multiply-adds --epochs 0")
-    )
-    assert 0.195 < results["multiply-adds"] / results["dense multiply-adds"] <= 0.2
-    assert results["epochs"] == 0 and results["best"] == results["final"]
+    written = results(prune(dense, tmp_path, f"--method {method} --target-ratio 0.2 --cost multiply-adds --epochs 0"))
+    assert 0.195 < written["multiply-adds"] / written["dense multiply-adds"] <= 0.2
+    assert written["epochs"] == 0 and written["best"] == written["final"]
 
 
 def test_a_share_of_the_scores(dense, tmp_path):
-    results = tiny.results(prune(dense, tmp_path, "--method magnitude --ratio 0.5 --epochs 0"))
-    (entry,) = results["rounds"]
+    written = results(prune(dense, tmp_path, "--method magnitude --ratio 0.5 --epochs 0"))
+    (entry,) = written["rounds"]
     assert (entry["units"], entry["units removed"]) == (1344, 672)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "eigendamage"])
 def test_rounds_share_epochs_and_reach_the_target_step_by_step(dense, tmp_path, method):
     folder = prune(dense, tmp_path, f"--method {method} --target-ratio 0.04 --rounds 2 --epochs 3")
-    results = tiny.results(folder)
-    shares = [entry["ratio"] for entry in results["rounds"]]
-    assert shares == pytest.approx([0.2, 0.04], rel=0.02) and results["ratio"] == shares[1] <= 0.04
-    assert results["epochs"] == 3 and "2 rounds" in results["method"]
-    assert factorized.parameter_count(load(folder / "round1.t7")) == results["rounds"][0]["parameters"]
+    written = results(folder)
+    shares = [entry["ratio"] for entry in written["rounds"]]
+    assert shares == pytest.approx([0.2, 0.04], rel=0.02) and written["ratio"] == shares[1] <= 0.04
+    assert written["epochs"] == 3 and "2 rounds" in written["method"]
+    assert factorized.parameter_count(load(folder / "round1.t7")) == written["rounds"][0]["parameters"]
     stats = json.loads((folder / "stats.json").read_text())
     assert list(stats) == ["0", "1"] and stats["1"]["cr"] == pytest.approx(100 - 100 * shares[1])
-    assert stats["1"]["finetune/test_acc"] == results["final test accuracy"]
+    assert stats["1"]["finetune/test_acc"] == written["final test accuracy"]
 
 
 def test_options_of_the_methods(dense, tmp_path):
@@ -78,7 +77,7 @@ def test_options_of_the_methods(dense, tmp_path):
     }
     for number, (method, said) in enumerate(words.items()):
         folder = prune(dense, tmp_path / str(number), f"{flags} --method {method}")
-        assert said in tiny.results(folder)["method"]
+        assert said in results(folder)["method"]
     fixed, layer = load(tmp_path / "3" / "checkpoint.t7"), "layer3.0.conv2"
     assert not fixed.get_submodule(layer).U.requires_grad and fixed.get_submodule(layer).core.requires_grad
     before, after = (load(tmp_path / "3" / name).get_submodule(layer) for name in ("pruned.t7", "checkpoint.t7"))
@@ -107,16 +106,16 @@ def test_batch_norm_is_renewed(dense, tmp_path):
 def test_a_pruned_network_is_pruned_further(dense, tmp_path):
     first = prune(dense, tmp_path / "first", "--method c-obd --target-ratio 0.3 --epochs 0")
     second = prune(first, tmp_path / "second", "--method c-obd --target-ratio 0.1 --epochs 0")
-    results = tiny.results(second)
-    assert results["dense parameters"] == DENSE and results["ratio"] == pytest.approx(0.1, rel=0.02)
+    written = results(second)
+    assert written["dense parameters"] == DENSE and written["ratio"] == pytest.approx(0.1, rel=0.02)
 
 
 @pytest.mark.parametrize(("network", "depth"), [pytest.param("vgg", 11, marks=pytest.mark.slow), ("presnet", 11)])
 def test_other_networks(tmp_path, network, depth):
     dense = tiny.train(tmp_path / "dense", f"--network {network} --depth {depth} --epoch 1")
     for method in ("magnitude", "hosvd"):
-        results = tiny.results(prune(dense, tmp_path / method, f"--method {method} --target-ratio 0.1 --epochs 0"))
-        assert results["network"] == f"{network}{depth}" and 0.098 < results["ratio"] <= 0.1
+        written = results(prune(dense, tmp_path / method, f"--method {method} --target-ratio 0.1 --epochs 0"))
+        assert written["network"] == f"{network}{depth}" and 0.098 < written["ratio"] <= 0.1
 
 
 def test_the_same_seed_gives_the_same_numbers(dense, tmp_path):

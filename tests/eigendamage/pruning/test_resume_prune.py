@@ -12,6 +12,7 @@ from lab.cli import UserError
 from lab.run import Run
 from tests.eigendamage import tiny
 from tests.eigendamage.pruning.tiny_prune import BASE, prune
+from tests.harness import results
 
 FLAGS = "--method eigendamage --target-ratio 0.05 --rounds 2 --epochs 4"
 
@@ -46,7 +47,7 @@ def test_a_stopped_run_ends_alike(dense, whole, tmp_path, saves, monkeypatch):
         one, other = (tiny.checkpoint(f, name) for f in (whole, folder))
         assert one["pruned"] == other["pruned"]
         assert all(torch.equal(value, other["net"][key]) for key, value in one["net"].items()), name
-    expected, found = (tiny.results(f) for f in (whole, folder))
+    expected, found = (results(f) for f in (whole, folder))
     for key in ("best", "final", "parameters", "rounds"):
         assert expected[key] == found[key]
 

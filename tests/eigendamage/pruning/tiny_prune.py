@@ -8,9 +8,9 @@ from pathlib import Path
 
 import main_prune
 
-from lab.cli import run
 from lab.data import images
 from tests.eigendamage import tiny
+from tests.harness import be
 
 COMMAND = (sys.executable, "-m", "tests.eigendamage.pruning.tiny_prune")
 BASE = "--device cpu --batch-size 16 --epochs 2".split()
@@ -29,4 +29,4 @@ def prune(source: Path, folder: Path, flags: str = "") -> Path:
 
 if __name__ == "__main__":
     images.LOADERS["digits"] = tiny.digits
-    run(main_prune.main, "main_prune.py")
+    be(main_prune.main, "main_prune.py", sys.argv[1:])

@@ -28,15 +28,15 @@ class Tucker2(NamedTuple):
     """A kernel in terms of all its directions, in double precision: nothing is lost as long as none is left out."""
 
     U: Tensor
-    """(out, out): a column for each direction of the outputs"""
+    """A column for each direction of the outputs, shape (out, out)."""
     core: Tensor
-    """(out, in, kh, kw)"""
+    """The kernel in terms of these directions, shape (out, in, kh, kw)."""
     VT: Tensor
-    """(in, in): a row for each direction of the inputs"""
+    """A row for each direction of the inputs, shape (in, in)."""
     output_scores: Tensor
-    """(out,): the cost of leaving out each direction of the outputs alone, up to rounding"""
+    """The cost of leaving out each direction of the outputs alone, up to rounding, shape (out,)."""
     input_scores: Tensor
-    """(in,): likewise"""
+    """The cost of leaving out each direction of the inputs alone, shape (in,)."""
 
     def kept(self, outputs: Tensor | Sequence[int], inputs: Tensor | Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return `(U, core, VT)` of the directions at these positions."""
