@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lab.cli import UserError
 from lab.data import batches
-from lab.data.images import Batches, ImageSet
+from lab.data.batches import Batches
+from lab.data.images import ImageSet
 from lab.devices import Computing
 from lab.training import load_batches
 
