@@ -1,5 +1,6 @@
 """Trials of the same thing, grouped: what distinguishes the groups, and what their numbers are."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,8 +45,9 @@ class Cell:
         """Return a number of each run, None if one of them has it not.
 
         Args:
-            what: `last` or `best` of the run's metric, `mean` over the last epochs, `training loss` of the last epoch,
-                or a field of the results.
+            what: `last` or `best` of the run's metric, `mean` over the last epochs, `test` of what was validated on
+                other images, `training loss` of the last epoch, `tokenized BLEU`, `sacreBLEU`, or a field of the
+                results.
             last: epochs that `mean` is over; there is none of a run with fewer than twice as many.
         """
         values = [_value(run, what, last) for run in self.runs]
@@ -53,19 +55,24 @@ class Cell:
 
 
 def _value(run: Run, what: str, last: int) -> float | None:
+    value: Any
     if what == "last":
-        return float(run.results["final"])
-    if what == "mean":
+        value = run.results["final"]
+    elif what == "test":
+        kind = "error" if "error" in run.metric else "accuracy"
+        apart = "held out" in str(run.results.get("validation"))
+        value = run.results.get(f"final test {kind}") if apart else None
+    elif what == "mean":
         _, curve = metric_curve(run)
-        return sum(curve[-last:]) / last if len(curve) >= 2 * last else None
-    if what == "training loss":
-        _, values = run.curves.get("train/loss", ([], []))
-        return values[-1] if values else None
-    if what in ("tokenized BLEU", "sacreBLEU"):
+        value = sum(curve[-last:]) / last if len(curve) >= 2 * last else None
+    elif what == "training loss":
+        value = next(reversed(run.curves.get("train/loss", ([], []))[1]), None)
+    elif what in ("tokenized BLEU", "sacreBLEU"):
         score = run.evaluation.get(what)
-        return float(score["score"]) if isinstance(score, dict) and "score" in score else None
-    value = run.results.get(what)
-    return float(value) if isinstance(value, int | float) else None
+        value = score.get("score") if isinstance(score, dict) else None
+    else:
+        value = run.results.get(what)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def metric_curve(run: Run) -> tuple[list[int], list[float]]:

@@ -25,8 +25,8 @@ from .studies import STUDIES
 from .tables import FORMS, Code, Spread, Table
 
 COLUMNS = (
-    "budget", "trials", "last", "best", "mean", "training loss", "tokenized BLEU", "sacreBLEU", "parameters", "ratio",
-    "seconds", "difference", "published", "command",
+    "budget", "trials", "last", "best", "mean", "test", "training loss", "tokenized BLEU", "sacreBLEU", "parameters",
+    "ratio", "seconds", "difference", "published", "command",
 )  # fmt: skip
 """What a table may show of each cell, besides what distinguishes it."""
 LAST = 5
@@ -42,7 +42,7 @@ class Options:
     Attributes:
         by: names to group by (`cells.group`).
         against: what others are compared with (`cells.Comparison`).
-        compare: the number that is compared: last, best or mean.
+        compare: the number that is compared: last, best, mean or test.
         last: epochs of the mean over the last ones.
         columns: some of `COLUMNS`.
     """
@@ -104,9 +104,9 @@ def table_of(section: Section, options: Options) -> Table:
     wanted = [name for name in wanted if name != "budget" or len(budgets) > 1 and "decay" not in names]
     unit = " (%)" * ("%" in metric)
     heads = {
-        "last": f"last{unit}", "best": f"best{unit}", "mean": f"mean of last {options.last}", "seconds": "s/epoch",
-        "difference": f"{options.compare} against {options.against}", "published": "published (%)",
-        "budget": "decay budget",
+        "last": f"last{unit}", "best": f"best{unit}", "mean": f"mean of last {options.last}", "test": f"test{unit}",
+        "seconds": "s/epoch", "difference": f"{options.compare} against {options.against}",
+        "published": "published (%)", "budget": "decay budget",
     }  # fmt: skip
     return Table(
         title=section.title,
@@ -126,7 +126,7 @@ def _numbers(cell: Cell, comparison: Comparison, digits: int) -> dict[str, Any]:
     }  # fmt: skip
     if isinstance(first.get("decay budget"), int | float):
         numbers["budget"] = f"{first['decay budget']:.3g}"
-    for name in ("last", "best", "mean", "training loss", "tokenized BLEU", "sacreBLEU"):
+    for name in ("last", "best", "mean", "test", "training loss", "tokenized BLEU", "sacreBLEU"):
         if values := cell.values(name, comparison.last):
             numbers[name] = Spread(tuple(values), 3 if name == "training loss" else digits)
     if seconds := cell.values("seconds per epoch"):
@@ -256,7 +256,10 @@ def build_parser() -> Parser:
     add_flags(parser)
     add = parser.add_argument
     add(
-        "--compare", choices=("last", "best", "mean"), default="last", help="the number that is compared (default last)"
+        "--compare",
+        choices=("last", "best", "mean", "test"),
+        default="last",
+        help="the number that is compared (default last)",
     )
     add("--columns", nargs="+", default=COLUMNS, metavar="NAME", help=f"some of: {', '.join(COLUMNS)}")
     add("--missing", action="store_true", help="with --from: also what of the grid has not been run")

@@ -87,6 +87,18 @@ def test_mean_of_the_last_epochs(tmp_path):
     assert "mean of last 4" not in rows_of(tmp_path, last=4)[0][0]  # of six epochs that is not the end
 
 
+def test_the_test_images_have_a_column_where_others_were_held_out(tmp_path):
+    head = {"validation": "100 held out of the training images", "final": 70.0, "final_test_accuracy": 68.5}
+    make_run(tmp_path / "plain/1", {"holdout": 100}, **head)
+    (row,), notes = rows_of(tmp_path)
+    assert (row["last (%)"], row["test (%)"]) == ("70.00", "68.50") and "100 held out" in notes[0]
+    make_run(tmp_path / "errors/1", study="deficient-efficient", metric="validation error (%)", **head)
+    (cell,) = group(find([tmp_path / "errors"]).runs)
+    assert cell.values("test") is None  # an accuracy is no error
+    make_run(tmp_path / "without/1", final_test_accuracy=70.0)
+    assert "test (%)" not in rows_of(tmp_path / "without")[0][0]
+
+
 def test_repeated_seeds_and_mixed_machines_are_told(tree):
     make_run(tree / "again/1", seconds=9.0, final=10.0, machine="H100")
     rows, notes = rows_of(tree)
