@@ -23,6 +23,7 @@ from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
 from .layers.tucker2 import Tucker2Conv2d
+from .layers.weight import ComposedWeight
 from .linalg.channels import Tucker2, tucker2
 from .linalg.spectral import batch_spectral_init, spectral_init
 from .metrics import (
@@ -47,6 +48,7 @@ __all__ = [
     "CPConv2d",
     "ChannelConv2d",
     "ComposedConv2d",
+    "ComposedWeight",
     "FactorizedAttention",
     "FactorizedConv1d",
     "FactorizedConv2d",

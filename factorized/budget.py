@@ -15,7 +15,8 @@ from torch import nn
 
 from .eligible import Forms, choose, form_of, forms_for, nothing_to_do
 from .layers.base import FactorizedLayer
-from .layers.product import ProductLayer, scaled_rank
+from .layers.factors import Factors
+from .layers.product import scaled_rank
 from .usage import check_choice, check_number, explained
 
 RULES = ("paper", "compact")
@@ -43,11 +44,13 @@ class ProductSize(NamedTuple):
     """multiply-adds of one rank, and of the dense layer, if these are what counts and not parameters"""
     round_to: int = 1
     """what ranks are multiples of, where there are that many"""
+    products: int = 1
+    """of these sizes, of a batch"""
 
     @property
     def dense(self) -> int:
         """Elements of the dense weight."""
-        return self.m * self.n
+        return self.products * self.m * self.n
 
     @property
     def dense_cost(self) -> int:
@@ -75,7 +78,7 @@ class ProductSize(NamedTuple):
 
     def parameters(self, rank: float) -> int:
         """Return the parameters of factors of an integer rank."""
-        return int(rank) * (self.m + self.n + (int(rank) if self.square else 0))
+        return self.products * int(rank) * (self.m + self.n + (int(rank) if self.square else 0))
 
 
 class TensorSize(NamedTuple):
@@ -136,6 +139,7 @@ def find_rank_scale(
     embeddings: bool = False,
     rule: str = "paper",
     layer: type[FactorizedLayer] | Forms | None = None,
+    others: bool = True,
 ) -> RankScale:
     """Return the rank scale in (0, 1] at which `factorize` brings the model closest to `ratio` of its parameters.
 
@@ -144,7 +148,7 @@ def find_rank_scale(
 
     Args:
         ratio: target, parameters after over parameters before; all parameters count.
-        include, exclude, square, embeddings, layer: as for `factorize`.
+        include, exclude, square, embeddings, layer, others: as for `factorize`.
         strict: raise instead of warn if no scale in (0, 1] reaches the target.
         rule: by which the scale will be used; pass the same one to `factorize`.
 
@@ -154,7 +158,8 @@ def find_rank_scale(
     """
     check_choice("rule", rule, RULES)
     forms = forms_for(layer)
-    choice = choose(model, include, exclude, embeddings, forms, small_heads=rule == "paper")
+    others = others and not isinstance(layer, type)
+    choice = choose(model, include, exclude, embeddings, forms, small_heads=rule == "paper", others=others)
     if not choice.layers:
         raise ValueError(nothing_to_do(model, choice))
     sizes = [size_of(layer, form_of(layer, forms), square) for layer in choice.layers.values()]
@@ -163,10 +168,11 @@ def find_rank_scale(
 
 def size_of(layer: Any, form: Any, square: bool = False, round_to: int = 1) -> Size:
     """Return the size that a dense layer has in a factorized class."""
-    if not issubclass(form, ProductLayer):
+    if not issubclass(form, Factors):
         return TensorSize(form, layer.in_channels, layer.out_channels, layer.kernel_size)
     m, n = form.matrix_shape(layer)
-    return ProductSize(m, n, form.scaled_dimension(layer), square, round_to=round_to)
+    products = getattr(layer, "products", 1)
+    return ProductSize(m, n, form.scaled_dimension(layer), square, round_to=round_to, products=products)
 
 
 def search(

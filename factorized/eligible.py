@@ -1,6 +1,5 @@
 """Which weights of a model can be factorized, and why the others stay dense."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,10 @@ from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import Conv1D, FactorizedLinear, FactorizedTransposedLinear, is_conv1d
+from .layers.product import ProductLayer
+from .layers.weight import ComposedWeight, Place
+from .others import AN_EMBEDDING, Owners, is_wide, obstacle, owners_of, place_of
+from .parametrization import composed_in, parametrized_in
 from .patterns import as_list, factorized_modules, named_modules, select, wrapped_by
 from .protocol import is_factorized
 from .usage import check_choice, check_model, class_name
@@ -73,52 +76,101 @@ class Weight(NamedTuple):
     """The parameter, or None if the module computes it."""
     obstacle: str | None
     """The reason why the weight stays dense, or None."""
+    parameter: str = "weight"
+    """The name that the module has for it."""
+    place: Place | None = None
+    """The place of the composed weight that can stand for it, where no layer can."""
+
+    @property
+    def source(self) -> Any:
+        """What its factorized form is made from: the layer, or the place of a composed weight."""
+        return self.module if self.place is None else self.place
 
 
-def weights(model: nn.Module, embeddings: bool = False, forms: Forms = FORMS) -> dict[str, Weight]:
+def weights(model: nn.Module, embeddings: bool = False, forms: Forms = FORMS, others: bool = True) -> dict[str, Weight]:
     """Return the weights of `model` that are not factorized, in module order.
 
     The weight of a layer is called as the layer is; any other parameter of two or more dimensions by its own name.
 
     Args:
         embeddings: look on embeddings as layers to factorize, too.
+        forms: the factorized class for each dense one.
+        others: look on what has no factorized layer as composed weights.
 
     Raises:
         ValueError: if a layer has no weight yet (`nn.LazyLinear` before the first batch).
     """
-    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    _refuse_lazy(model)
+    owners = owners_of(model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    spatial = forms[nn.Conv2d] is not ChannelConv2d
+    names: dict[int, str] = {}
     found: dict[str, Weight] = {}
+
+    def composed(name: str, module: nn.Module, parameter: str, why: str) -> Weight:
+        """Return a weight that no layer can stand for, and `why`, as one that a composed weight can, if so."""
+        tensor = module._parameters.get(parameter)
+        if tensor is None or not others or not is_wide(tensor):
+            return Weight(module, tensor, why, parameter)
+        if (first := names.setdefault(id(tensor), name)) != name:
+            return Weight(module, tensor, f"its weight is shared with {first}", parameter)
+        place = place_of(module, parameter, owners, spatial)
+        why_not = obstacle(place, embeddings, total)
+        return Weight(module, tensor, why_not, parameter, None if why_not else place)
+
     for name, module, parent in _dense_modules(model):
+        done = dict(composed_in(module))
+        kind = dense_class(module)
+        if kind is not None and "weight" not in done:
+            form = form_of(module, forms)
+            why = _obstacle(module, kind, form, parent, owners)
+            if why is None and kind is nn.Embedding and not embeddings:
+                why = AN_EMBEDDING
+            found[name] = Weight(module, module._parameters.get("weight"), why)
+            if why not in (None, AN_EMBEDDING) and issubclass(form, ProductLayer):
+                found[name] = composed(name, module, "weight", why)
+        if kind is not None and not others:
+            continue
+        for parameter_name, parameter in module._parameters.items():
+            own = name if parameter_name == "weight" else f"{name}.{parameter_name}".lstrip(".")
+            if parameter is not None and is_wide(parameter) and own not in found and not _behind_hook(module, kind):
+                found[own] = composed(own, module, parameter_name, _no_form(module, parameter_name))
+        for parameter_name in parametrized_in(module):
+            own = name if parameter_name == "weight" else f"{name}.{parameter_name}".lstrip(".")
+            if others and own not in found and parameter_name not in done:
+                found[own] = Weight(module, None, _COMPUTED, parameter_name)
+    return found
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, module in named_modules(model):
         for parameter_name, parameter in module._parameters.items():
             if isinstance(parameter, (UninitializedParameter, UninitializedBuffer)):
                 raise ValueError(
                     f"{name or '(root)'} ({class_name(type(module))}) has no {parameter_name} yet: "
                     "run one batch through the model first"
                 )
-        kind = dense_class(module)
-        if kind is not None:
-            obstacle = _obstacle(module, kind, form_of(module, forms), parent, uses)
-            if obstacle is None and kind is nn.Embedding and not embeddings:
-                obstacle = "an embedding; embeddings=True factorizes it"
-            found[name] = Weight(module, module._parameters.get("weight"), obstacle)
-            continue
-        for parameter_name, parameter in module._parameters.items():
-            if parameter is not None and sum(size > 1 for size in parameter.shape) > 1:
-                own = name if parameter_name == "weight" else f"{name}.{parameter_name}".lstrip(".")
-                found[own] = Weight(module, parameter, _no_form(module, parameter_name))
-    return found
 
 
-def obstacles(model: nn.Module, embeddings: bool = False) -> dict[str, str | None]:
+_COMPUTED = "its weight is computed by a hook or parametrization"
+
+
+def _behind_hook(module: nn.Module, kind: type[nn.Module] | None) -> bool:
+    """Tell whether a hook computes the weight of a layer from its parameters."""
+    return kind is not None and "weight" not in module._parameters and "weight" not in parametrized_in(module)
+
+
+def obstacles(model: nn.Module, embeddings: bool = False, others: bool = True) -> dict[str, str | None]:
     """Return why `factorize` leaves a weight dense, or None, by the names of `weights`."""
-    return {name: weight.obstacle for name, weight in weights(model, embeddings).items()}
+    return {name: weight.obstacle for name, weight in weights(model, embeddings, others=others).items()}
 
 
 class Choice(NamedTuple):
     """The layers of a model that are to be factorized, and why the other weights are not."""
 
     weights: dict[str, Weight]
-    layers: dict[str, nn.Module]
+    layers: dict[str, Any]
+    """What the factorized form of each is made from: a layer, or the `Place` of a composed weight."""
     dense: dict[str, str]
     """The reason by name, of every weight that is not one of `layers`."""
     sought: list[str]
@@ -133,11 +185,12 @@ def choose(
     forms: Forms = FORMS,
     small_heads: bool = True,
     named: Iterable[str] = (),
+    others: bool = True,
 ) -> Choice:
     """Return which layers of `model` are to be factorized.
 
     Args:
-        include, exclude, embeddings: as for `factorize`.
+        include, exclude, embeddings, others: as for `factorize`.
         forms: the factorized class for each dense one.
         small_heads: factorize small heads (`is_small_head`) that neither `include` nor `named` asks for, too.
         named: patterns of layers that are asked for by name.
@@ -148,20 +201,20 @@ def choose(
     """
     check_model(model)
     refuse_wrapped(model)
-    found = weights(model, embeddings, forms)
+    found = weights(model, embeddings, forms, others)
     include, exclude = as_list(include), as_list(exclude)
     sought = select(found, include, exclude)
     asked = {name for pattern in named for name in select(found, [pattern])}
     layers, dense = {}, {}
-    for name, (module, _, obstacle) in found.items():
-        if obstacle is not None:
-            dense[name] = obstacle
+    for name, weight in found.items():
+        if weight.obstacle is not None:
+            dense[name] = weight.obstacle
         elif name not in sought:
             dense[name] = "excluded" if include is None or name in select(found, include) else "not included"
-        elif not small_heads and include is None and name not in asked and is_small_head(module):
+        elif not small_heads and include is None and name not in asked and is_small_head(weight.module):
             dense[name] = SMALL_HEAD
         else:
-            layers[name] = module
+            layers[name] = weight.source
     return Choice(found, layers, dense, sought)
 
 
@@ -184,7 +237,7 @@ def nothing_to_do(model: nn.Module, choice: Choice) -> str:
     if done:
         reasons["factorized already"] = done
     why = "; ".join(f"{listed(names)}: {reason}" for reason, names in reasons.items())
-    why = why or "it has no linear layer, convolution or embedding"
+    why = why or "it has no linear layer, convolution, embedding or other matrix"
     return f"nothing in {class_name(type(model))} is factorized ({why})"
 
 
@@ -202,7 +255,9 @@ def dense_class(layer: nn.Module) -> type[nn.Module] | None:
 
 
 def form_of(layer: nn.Module, forms: Forms) -> Any:
-    """Return the factorized class for a layer that has one."""
+    """Return the factorized class for a layer that has one, or for the place of a composed weight."""
+    if isinstance(layer, Place):
+        return ComposedWeight
     return next(form for kind, form in forms.items() if isinstance(layer, kind))
 
 
@@ -236,7 +291,7 @@ def _dense_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module
 
 
 def _obstacle(
-    layer: nn.Module, kind: type[nn.Module], form: Any, parent: nn.Module | None, uses: Counter[int]
+    layer: nn.Module, kind: type[nn.Module], form: Any, parent: nn.Module | None, owners: Owners
 ) -> str | None:
     own = _own_way(layer, kind)
     weight = layer._parameters.get("weight")
@@ -244,12 +299,12 @@ def _obstacle(
     if isinstance(parent, nn.MultiheadAttention):
         return "output projection of nn.MultiheadAttention"
     if weight is None:
-        return "its weight is computed by a hook or parametrization"
+        return _COMPUTED
     if own is not None:
         return own
     if extra:
         return f"it has more than a weight and a bias: {', '.join(sorted(extra))}"
-    if uses[id(weight)] > 1:
+    if len(owners[id(weight)]) > 1:
         return "its weight is shared with another module"
     if getattr(layer, "groups", 1) != 1:
         return "grouped convolution"

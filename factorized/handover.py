@@ -10,6 +10,7 @@ from torch import nn
 
 from .eligible import dense_class
 from .layers.factors import Factors
+from .layers.weight import Place
 
 _MODULE = vars(nn.Module())  # what every module has
 _HOOKS = [name for name, value in _MODULE.items() if "hook" in name and isinstance(value, dict)]
@@ -19,13 +20,13 @@ DENSE_REASON = "_dense_reason"
 DENSE_CLASS = "_dense_class"
 
 
-def hand_over(replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> None:
+def hand_over(replaced: Mapping[str, tuple[Any, Any]], stacklevel: int) -> None:
     """Move hooks and attributes from each layer to the new one in its place, and warn of those that cannot be moved.
 
     Handles that registering the hooks returned go on to work.
 
     Args:
-        replaced: the old and the new layer by name.
+        replaced: the old and the new layer by name, or the place of a composed weight, whose module stays.
         stacklevel: of the warning.
     """
     lost = [f"{name or '(root)'}: {what}" for name, (old, new) in replaced.items() for what in _move(old, new)]
@@ -33,8 +34,12 @@ def hand_over(replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: i
         warnings.warn(f"not carried over to the new layers: {'; '.join(lost)}", stacklevel=stacklevel + 1)
 
 
-def _move(old: nn.Module, new: nn.Module) -> Iterator[str]:
+def _move(old: Any, new: Any) -> Iterator[str]:
     """Move what can be moved; yield, in words, what cannot."""
+    if isinstance(old, Place):
+        if _is_hooked(old.weight):
+            yield f"gradient hooks of its {old.parameter}"
+        return
     for name in _HOOKS:
         hooks = getattr(old, name)
         if not hooks:
@@ -54,8 +59,12 @@ def _move(old: nn.Module, new: nn.Module) -> Iterator[str]:
         else:
             setattr(new, name, value)
     for name, parameter in old.named_parameters(recurse=False):
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        if _is_hooked(parameter):
             yield f"gradient hooks of its {name}"
+
+
+def _is_hooked(parameter: Any) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def _given(layer: nn.Module) -> dict[str, Any]:

@@ -130,6 +130,6 @@ def layer_metrics(layers: Iterable[nn.Module], lr: float) -> dict[str, float]:
             metrics["layers/nuclear-over-bound"] = (nuclear / bounds).nan_to_num(0).mean().item()
             metrics["layers/imbalance"] = torch.cat([imbalance(*stack).flatten() for stack in stacks]).mean().item()
         if all(len(stack) == 2 for stack in stacks):
-            shares = [share for stack in stacks for share in non_orthogonality(*stack)]
+            shares = [share.flatten() for stack in stacks for share in non_orthogonality(*stack)]
             metrics["metric/NonOrth"] = torch.cat(shares).mean().item()
     return metrics

@@ -11,7 +11,9 @@ from .eligible import FORMS, Choice, Forms, dense_class, form_of
 from .handover import DENSE_CLASS, DENSE_REASON, hand_over
 from .layers.base import FactorizedLayer
 from .layers.factors import INITS, Fill, SquareFill
-from .layers.product import warn_of_padding
+from .layers.product import ProductLayer, warn_of_padding
+from .layers.weight import Place
+from .parametrization import composed_weights, install, uninstall
 from .patterns import factorized_modules
 from .plan import Budget, Plan, planned, warn, warn_or_refuse
 from .start import Stats, check_stats, check_values, spectral_start, warn_of_missing
@@ -41,17 +43,19 @@ def factorize(
     layer: type[FactorizedLayer] | Forms | None = None,
     split: str = "spatial",
     embeddings: bool = False,
+    others: bool = True,
     verbose: bool = False,
     example_input: Any = None,
     spectral: bool | None = None,
 ) -> nn.Module:
-    """Replace the linear and convolution layers of `model` by factorized ones, in place, and return it.
+    """Factorize the weights of `model`, in place, and return it.
 
-    The root itself is replaced when it is such a layer, so use the returned model. What stays dense has its reason in
-    `factorized.report`: subclasses that compute something else, weights that are shared or computed, the projections of
-    `nn.MultiheadAttention`, grouped convolutions (use `FactorizedConv2d.from_dense` on those), padding other than
-    zeros. Hooks and attributes of the replaced layers are moved to the new ones. If anything is wrong, nothing is
-    replaced.
+    Linear and convolution layers are replaced by factorized ones; the root itself is when it is such a layer, so use
+    the returned model. All other matrices become `ComposedWeight`s of the modules that they are in, which go on to
+    compute what they did: those of `nn.MultiheadAttention`, LSTM and GRU, transposed and grouped convolutions, stacked
+    experts, subclasses with a `forward` of their own, and weights shared by several modules. What stays dense has its
+    reason in `factorized.report`. Hooks and attributes of the replaced layers are moved to the new ones. If anything is
+    wrong, nothing is replaced.
 
     Args:
         rank_scale: rank of each layer as a fraction of one of its dimensions. May be above 1, for over-parameterized
@@ -85,6 +89,10 @@ def factorize(
             and vertical position, `FactorizedConv2d`) or `channel` (a row for every output channel, `ChannelConv2d`).
         embeddings: factorize embeddings, too. Only for those that the model looks rows up in and does nothing else
             with: a weight that it reads elsewhere than in the `forward` of the module around it is not noticed.
+        others: let composed weights stand for what has no factorized layer. It saves parameters, their gradients and
+            the optimizer's state, and costs a composition at every reading, which the report counts. Patterns name
+            parameters there (`**.experts.gate_up_proj`), and `weight` as its module. False leaves them dense, and so
+            does one class for all as `layer`.
         verbose: print the report (`factorized.report`), with multiply-adds for inputs like `example_input` if given.
         spectral: deprecated; False is `init="kaiming"`.
 
@@ -109,7 +117,7 @@ def factorize(
         model, rank_scale=rank_scale, ranks=ranks, budget=Budget(ratio, cost, allocate, round_to, example_input, stats),
         include=include, exclude=exclude,
         embeddings=embeddings, square=square, rule=rule, strict=strict, layer=layer,
-        split=split,
+        split=split, others=others,
     )  # fmt: skip
     if not todo.ranks:
         warn_or_refuse(model, todo.choice, strict, stacklevel=3)
@@ -118,12 +126,13 @@ def factorize(
         run(model, example_input)  # if it fails, it does before anything is replaced
     warn(todo, stacklevel=3)
     if stats is not None:
-        warn_of_missing(stats, todo.products, stacklevel=3)
+        layers = [name for name in todo.products if issubclass(todo.forms[name], ProductLayer)]
+        warn_of_missing(stats, layers, stacklevel=3)
     if init == "spectral":
         padded: dict[str, Any] = {name: new[name] for name in todo.products if name not in todo.grown}
         warn_of_padding([name or "(root)" for name in padded], *padded.values(), stacklevel=4)
     _leave_notes(todo.choice)
-    model = replace(model, {name: (todo.choice.layers[name], layer) for name, layer in new.items()}, stacklevel=3)
+    model = replace(model, {name: (todo.choice.layers[name], made) for name, made in new.items()}, stacklevel=3)
     if verbose:
         print(report(model, example_input))
     return model
@@ -132,14 +141,20 @@ def factorize(
 def merge(model: nn.Module) -> nn.Module:
     """Replace every factorized layer by its `to_dense()`, in place, and return the model; its outputs stay the same.
 
-    Hooks and attributes of the factorized layers are moved to the dense ones. Factorized modules that stand for no
-    layer, such as the products of attention heads, stay as they are.
+    Where a composed weight is, the parameter of its module is one again. Hooks and attributes of the factorized layers
+    are moved to the dense ones. Factorized modules that stand for no layer, such as the products of attention heads,
+    stay as they are.
+
+    Raises:
+        ValueError: if another parametrization was registered on top of a composed weight; then nothing has changed.
     """
     check_model(model)
     layers: dict[str, Any] = {
         name: layer for name, layer in factorized_modules(model).items() if hasattr(layer, "to_dense")
     }
-    return replace(model, {name: (layer, layer.to_dense()) for name, layer in layers.items()}, stacklevel=2)
+    dense = {name: (layer, layer.to_dense()) for name, layer in layers.items()}
+    uninstall(composed_weights(model))
+    return replace(model, dense, stacklevel=2)
 
 
 def _start_of(spectral: bool, init: str | Fill) -> str | Fill:
@@ -158,8 +173,8 @@ def _path_of_steps(path: str) -> str:
 
 def _build(
     todo: Plan, init: str | Fill, square: bool, square_init: SquareFill | None, path: str, stats: Stats | None
-) -> dict[str, FactorizedLayer]:
-    """Return the new layers by name, started."""
+) -> dict[str, Any]:
+    """Return the new layers and composed weights by name, started."""
     if square_init is not None and not square:
         raise ValueError("square_init has no effect without square=True")
     if not isinstance(init, str) and not callable(init):
@@ -173,7 +188,7 @@ def _build(
     check_values({name: todo.choice.layers[name] for name in todo.ranks if init == "spectral" or name not in products})
     if stats is not None:
         check_stats(stats, {name: todo.choice.layers[name] for name in products}, todo.forms)
-    new = {}
+    new: dict[str, Any] = {}
     for name, rank in todo.ranks.items():
         form, dense = todo.forms[name], todo.choice.layers[name]
         if name in products:
@@ -187,16 +202,23 @@ def _build(
     return new
 
 
-def replace(model: nn.Module, replaced: Mapping[str, tuple[nn.Module, nn.Module]], stacklevel: int) -> nn.Module:
-    """Put every new layer wherever the old one stands (a module may be reached by several names); return the model."""
-    replacements = dict(replaced.values())
+def replace(model: nn.Module, replaced: Mapping[str, tuple[Any, Any]], stacklevel: int) -> nn.Module:
+    """Put every new layer wherever the old one stands (a module may be reached by several names); return the model.
+
+    Where the old one is the `Place` of a composed weight, that is installed there.
+    """
+    layers = {name: pair for name, pair in replaced.items() if not isinstance(pair[0], Place)}
+    replacements: dict[Any, Any] = dict(layers.values())
     for parent in list(model.modules()):
         for name, child in parent._modules.items():  # unlike named_children, every name of a module used twice
             if child in replacements:
                 setattr(parent, name, replacements[child])
-    for old, new in replaced.values():
+    for old, new in layers.values():
         _keep_class(old, new)
     hand_over(replaced, stacklevel + 1)
+    for place, weight in replaced.values():
+        if isinstance(place, Place):
+            install(place, weight)
     model = replacements.get(model, model)
     _guard_saving(model)
     return model
@@ -211,10 +233,10 @@ def _keep_class(old: nn.Module, new: nn.Module) -> None:
 
 
 def _leave_notes(choice: Choice) -> None:
-    """Note on every layer that is left dense without an obstacle why that is, for the report."""
+    """Note on every module with a weight that is left dense why that is, for the report."""
     for name, reason in choice.dense.items():
-        if choice.weights[name].obstacle is None:
-            setattr(choice.weights[name].module, DENSE_REASON, reason)
+        weight = choice.weights[name]
+        vars(weight.module).setdefault(DENSE_REASON, {})[weight.parameter] = reason
 
 
 def _guard_saving(model: nn.Module) -> None:

@@ -151,14 +151,25 @@ def factorized_modules(
 ) -> dict[str, nn.Module]:
     """Return the factorized modules of `model` by name, in module order: those with a method `factors()`.
 
-    Names are those of the bare model, whatever is wrapped around it or its layers. A module whose weight is not the
+    Names are those of the bare model, whatever is wrapped around it or its layers; a composed weight is called as its
+    parameter (`known_as`). A module whose weight is not the
     product of its factors in order also has a method `contract()`, which returns the weight as a matrix.
 
     Raises:
         ValueError: for a pattern that matches none of them.
     """
-    found = {name: module for name, module in named_modules(model) if is_factorized(module)}
+    found = {known_as(name): module for name, module in named_modules(model) if is_factorized(module)}
     return {name: found[name] for name in select(found, include, exclude)}
+
+
+def known_as(name: str) -> str:
+    """Return how the module of this name is called if it is a parametrization: as the parameter, or, of `weight`, as
+    the module with it.
+    """
+    parts = name.split(".")
+    if len(parts) < 3 or parts[-3] != "parametrizations":
+        return name
+    return ".".join(parts[:-3] if parts[-2] == "weight" else [*parts[:-3], parts[-2]])
 
 
 def owner(factor: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from .allocation import allocate, options
 from .budget import RULES, ProductSize, Size, check_ratio, larger, parameter_count, search, size_of, stays_dense
 from .eligible import Choice, Forms, choose, form_of, forms_for, listed, nothing_to_do
 from .layers.base import FactorizedLayer
-from .layers.factors import checked_rank
-from .layers.product import ProductLayer, checked_scale
+from .layers.factors import Factors, checked_rank
+from .layers.product import checked_scale
 from .patterns import select
 from .start import Stats, check_stats, check_values, spectra
 from .table import calls_of, summary
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     @property
     def products(self) -> list[str]:
         """The layers that become products of matrices, for which all arguments of `from_dense` have a meaning."""
-        return [name for name in self.ranks if issubclass(self.forms[name], ProductLayer)]
+        return [name for name in self.ranks if issubclass(self.forms[name], Factors)]
 
 
 def planned(
@@ -65,6 +65,7 @@ def planned(
     strict: bool,
     layer: type[FactorizedLayer] | Forms | None,
     split: str,
+    others: bool,
 ) -> Plan:
     """Return what `factorize` is to do, from arguments of the same names; its ranks are empty if that is nothing."""
     ratio = budget.ratio
@@ -81,7 +82,10 @@ def planned(
     _check_budget(budget, chosen)
     asked = {} if ranks is None else _checked(ranks)
     by_class = forms_for(layer, split)
-    choice = choose(model, include, exclude, embeddings, by_class, small_heads=chosen == "paper", named=asked)
+    others = others and not isinstance(layer, type) and budget.cost == "parameters"  # composing saves no multiply-adds
+    choice = choose(
+        model, include, exclude, embeddings, by_class, small_heads=chosen == "paper", named=asked, others=others
+    )
     forms = {name: form_of(dense, by_class) for name, dense in choice.layers.items()}
     sizes = {name: size_of(dense, forms[name], square, budget.round_to) for name, dense in choice.layers.items()}
     given: dict[str, int] = _by_name(asked, choice, forms)
@@ -206,9 +210,11 @@ def warn(plan: Plan, stacklevel: int) -> None:
     """
     done = sum(plan.sizes[name].dense for name in plan.ranks)
     left: dict[str, dict[str, int]] = {}  # by obstacle, the sizes of the weights
+    weights = plan.choice.weights
+    tables = {id(weight.tensor) for weight in weights.values() if isinstance(weight.module, nn.Embedding)}
     for name in plan.choice.sought:
-        module, tensor, obstacle = plan.choice.weights[name]
-        if obstacle is not None and tensor is not None and not isinstance(module, nn.Embedding):
+        tensor, obstacle = weights[name].tensor, weights[name].obstacle
+        if obstacle is not None and tensor is not None and id(tensor) not in tables:
             left.setdefault(obstacle, {})[name] = tensor.numel()
     remaining = sum(sum(sizes.values()) for sizes in left.values())
     if remaining > done:
@@ -263,7 +269,7 @@ def _by_name(ranks: Mapping[str, int], choice: Choice, forms: Mapping[str, Any])
         if not eligible:
             raise ValueError(f"ranks: {matched[0] or '(root)'} stays dense: {choice.dense[matched[0]]}")
         for name in eligible:
-            if not issubclass(forms[name], ProductLayer):
+            if not issubclass(forms[name], Factors):
                 raise ValueError(f"ranks: {name or '(root)'} becomes a {forms[name].__name__} and takes a scale")
         given.update(dict.fromkeys(eligible, rank))
     return given

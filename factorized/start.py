@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .eligible import listed
-from .layers.product import ProductLayer
 from .linalg.parallel import for_each
 from .linalg.spectral import spectral_init
 from .linalg.weighted import squared_spectrum, weighted_init
@@ -25,7 +24,7 @@ _LARGE_MATRIX = 2**18  # elements of a matrix
 def check_values(layers: Mapping[str, Any]) -> None:
     """Raise ValueError for a weight that has no spectral start."""
     for name, layer in layers.items():
-        called = f"{name or '(root)'} ({class_name(type(layer))})"
+        called = f"{name or '(root)'} ({class_name(type(getattr(layer, 'module', layer)))})"
         if layer.weight.is_meta:
             raise ValueError(
                 f"{called}: its weight is on the meta device and has no values; load the weights first, or start the "
@@ -85,7 +84,9 @@ def spectra(layers: Mapping[str, Any], forms: Mapping[str, Any], stats: Stats) -
     def decompose(name: str) -> None:
         layer, form, moments = layers[name], forms[name], stats.get(name)
         metrics = _metrics(form, layer, moments)
-        values = squared_spectrum(form.matrix_of(layer), *metrics).numpy()
+        matrix = form.matrix_of(layer)
+        batch = matrix if matrix.dim() == 3 else matrix[None]  # products of one rank count together
+        values = torch.stack([squared_spectrum(one, *metrics) for one in batch]).sum(0).numpy()
         whole = 1.0
         if moments is not None and moments.outputs is not None:
             whole = values.sum() * math.prod(
@@ -101,7 +102,7 @@ def _diagonal(metric: Tensor) -> Tensor:
     return metric if metric.dim() == 1 else metric.diagonal()
 
 
-def spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLayer], stats: Stats) -> None:
+def spectral_start(dense: Mapping[str, Any], new: Mapping[str, Any], stats: Stats) -> None:
     """Start `new` from the weights of `dense`, and note the error.
 
     Layers without statistics that have equal shape and rank are decomposed in one batch, unless they are large.
@@ -109,14 +110,14 @@ def spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLaye
     groups: dict[tuple, list[str]] = {}
     for name, layer in new.items():
         # A large matrix gains nothing from a batch, for which it would have to be copied.
-        alone = name if layer.U.shape[0] * layer.VT.shape[1] > _LARGE_MATRIX or name in stats else None
+        alone = name if _size(layer) > _LARGE_MATRIX or name in stats else None
         groups.setdefault((layer.U.shape, layer.VT.shape, layer.U.dtype, layer.U.device, alone), []).append(name)
 
     def start(names: list[str]) -> None:
         first = names[0]
-        if first in stats:
-            layer = new[first]
-            metrics = _metrics(type(layer), dense[first], stats[first])
+        layer = new[first]
+        metrics = _metrics(type(layer), dense[first], stats.get(first))
+        if any(metric is not None for metric in metrics):
             U, VT, error = weighted_init(layer.matrix_of(dense[first]).detach(), layer.rank, *metrics)
             layer.set_factors(U, VT)
             layer.start_error = error
@@ -130,18 +131,26 @@ def spectral_start(dense: Mapping[str, nn.Module], new: Mapping[str, ProductLaye
             new[name].start_error = float(errors[position])
 
     # The largest first, lest one of them is left for the end.
-    by_size = sorted(groups.values(), key=lambda names: -new[names[0]].U.shape[0] * new[names[0]].VT.shape[1])
+    by_size = sorted(groups.values(), key=lambda names: -_size(new[names[0]]))
     for_each(start, by_size, on_gpu=any(layer.U.is_cuda for layer in new.values()))
 
 
-def _metrics(form: Any, layer: nn.Module, moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:
+def _size(layer: Any) -> int:
+    """Return the elements of what the factors multiply out to."""
+    return layer.U[..., 0].numel() * layer.VT.shape[-1]
+
+
+def _metrics(form: Any, layer: Any, moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if moments is None else form.metrics(layer, moments.inputs, moments.outputs)
 
 
 def _plain_errors(batch: Tensor, U: Tensor) -> Tensor:
-    """Return `|W - U VT| / |W|` of balanced factors of the best product: squared columns are singular values."""
+    """Return `|W - U VT| / |W|` of balanced factors of the best product: squared columns are singular values.
+
+    A batch of products counts as one weight.
+    """
     if U.shape[-1] >= min(batch.shape[-2:]):
         return torch.zeros(len(batch))
-    kept = U.double().square().sum(-2).square().sum(-1)
-    whole = torch.linalg.vector_norm(batch, dim=(-2, -1), dtype=torch.float64).square()
+    kept = U.double().square().sum(-2).square().flatten(1).sum(1)
+    whole = torch.linalg.vector_norm(batch.flatten(1), dim=1, dtype=torch.float64).square()
     return (1 - kept / whole.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0).sqrt()

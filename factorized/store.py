@@ -18,16 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from .eligible import refuse_wrapped
-from .layers.base import FactorizedLayer
+from .layers.base import FactorizedLayer, weight_obstacle
 from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
+from .layers.factors import checked_rank
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.product import ProductLayer
 from .layers.tensor import CPConv2d, TensorTrainConv2d, TuckerConv2d
 from .layers.tucker2 import Tucker2Conv2d
+from .layers.weight import ComposedWeight, Place
 from .model import merge as merged
 from .model import replace
+from .others import Owners, owners_of
+from .parametrization import composed_weights
 from .patterns import factorized_modules, named_modules, unwrap
 from .store_files import read, write
 from .usage import check_model
@@ -36,12 +40,13 @@ _CLASSES: tuple[type[FactorizedLayer], ...] = (
     FactorizedLinear, FactorizedTransposedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d,
     FactorizedEmbedding, TensorTrainConv2d, TuckerConv2d, CPConv2d, Tucker2Conv2d,
 )  # fmt: skip
-_KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in _CLASSES}
+_KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (*_CLASSES, ComposedWeight)}
 
 # What says how a layer computes, of the layers that have it.
 _SETTINGS = (
     "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation",
     "groups", "num_embeddings", "embedding_dim", "padding_idx", "rank", "rank_scale", "path", "channels_last",
+    "shape", "products", "rows", "spatial",
 )  # fmt: skip
 
 Structure = dict[str, dict[str, Any]]
@@ -50,11 +55,19 @@ Structure = dict[str, dict[str, Any]]
 def structure(model: nn.Module) -> Structure:
     """Return, for each factorized layer by name, its class, hyper-parameters, rank and path, as plain JSON values.
 
-    It holds no weights. Layers of one of the library's classes are in it; factorized modules of other classes, such as
-    `FactorizedAttention`, are built by the model's own code.
+    Of a composed weight also the parameters that it stands for. It holds no weights. Layers of one of the library's
+    classes are in it; factorized modules of other classes, such as `FactorizedAttention`, are built by the model's own
+    code.
     """
     check_model(model)
-    return {name: _described(module) for name, module in named_modules(model) if type(module) in _CLASSES}
+    layers = {name: layer for name, layer in factorized_modules(model).items() if type(layer) in _KINDS.values()}
+    names = {module: name for name, module in named_modules(model)}
+    found = {name: _described(layer) for name, layer in layers.items()}
+    owners = composed_weights(model)
+    for name, layer in layers.items():
+        if isinstance(layer, ComposedWeight):
+            found[name]["places"] = [f"{names[module]}.{own}".lstrip(".") for module, own in owners[layer]]
+    return found
 
 
 def restructure(dense_model: nn.Module, structure: Structure) -> nn.Module:
@@ -156,29 +169,36 @@ def _described(layer: Any) -> dict[str, Any]:
         if hasattr(layer, name):
             value = getattr(layer, name)
             found[name] = list(value) if isinstance(value, tuple) else value
-    return found | {"square": getattr(layer, "M", None) is not None, "bias": layer.bias is not None}
+    bias = getattr(layer, "bias", None) is not None
+    return found | {"square": getattr(layer, "M", None) is not None, "bias": bias}
 
 
-def _planned(model: nn.Module, structure: object) -> dict[str, tuple[Any, FactorizedLayer]]:
-    """Return the layers to replace by name, each with a new one on the meta device."""
+def _planned(model: nn.Module, structure: object) -> dict[str, tuple[Any, Any]]:
+    """Return the layers to replace by name, or the places of composed weights, each with a new one on the meta device.
+
+    What the model's code builds factorized stays.
+    """
     check_model(model)
     refuse_wrapped(model)
     if not isinstance(structure, Mapping) or not all(isinstance(entry, Mapping) for entry in structure.values()):
         raise ValueError("a structure is a mapping of layer names to what factorized.structure says of them")
     modules = dict(named_modules(model))
-    missing = [name for name in structure if name not in modules]
+    done, shared = factorized_modules(model), owners_of(model)
+    sources = {
+        name: done.get(name) or (_place(modules, shared, entry) if "places" in entry else modules.get(name))
+        for name, entry in structure.items()
+    }
+    missing = [name for name, source in sources.items() if source is None]
     if missing:
         raise ValueError(f"the model has no {_listed(missing)}, which the structure has: it is another model")
-    planned: dict[str, tuple[Any, FactorizedLayer]] = {}
+    planned: dict[str, tuple[Any, Any]] = {}
     for name, entry in structure.items():
-        old = modules[name]
-        called = f"{name or '(root)'} ({type(old).__name__})"
-        if type(old) in _CLASSES:  # the model's code builds it factorized
-            layer = old
-        else:
+        layer = old = sources[name]
+        called = f"{name or '(root)'} ({type(getattr(old, 'module', old)).__name__})"
+        if name not in done:
             layer = _new(old, entry, called)
             planned[name] = old, layer
-        found = _described(layer)
+        found, entry = _described(layer), {key: value for key, value in entry.items() if key != "places"}
         wrong = [key for key in {**found, **entry} if found.get(key, "nothing") != entry.get(key, "nothing")]
         if wrong:
             key = wrong[0]
@@ -188,23 +208,41 @@ def _planned(model: nn.Module, structure: object) -> dict[str, tuple[Any, Factor
     return planned
 
 
-def _new(old: Any, entry: Mapping[str, Any], called: str) -> FactorizedLayer:
-    """Return a layer on the meta device with the hyper-parameters of `old`, and rank and path of `entry`."""
+def _place(modules: Mapping[str, nn.Module], shared: Owners, entry: Mapping[str, Any]) -> Place | None:
+    """Return the place of a composed weight in a model, or None if that has not just these parameters, as one."""
+    owners = []
+    places = entry["places"]
+    for name in places if isinstance(places, list) and all(isinstance(name, str) for name in places) else ():
+        path, _, own = name.rpartition(".")
+        if path not in modules or modules[path]._parameters.get(own) is None:
+            return None
+        owners.append((modules[path], own))
+    if not owners or {*owners} != {*shared[id(owners[0][0]._parameters[owners[0][1]])]}:
+        return None
+    return Place(tuple(owners), entry.get("products", 0), entry.get("rows", 0), entry.get("spatial") is True)
+
+
+def _new(old: Any, entry: Mapping[str, Any], called: str) -> Any:
+    """Return what `entry` says, on the meta device, with the hyper-parameters of `old`."""
     kind = _KINDS.get(str(entry.get("class")))
     if kind is None:
         raise ValueError(f"{called}: {entry.get('class')!r} is not a class of layers of this version of the library")
-    if obstacle := kind.obstacle(old):
+    if isinstance(old, Place) != (kind is ComposedWeight):
+        raise ValueError(f"{called}: the structure is damaged: only a ComposedWeight has places")
+    if obstacle := weight_obstacle(old) if isinstance(old, Place) else kind.obstacle(old):
         raise ValueError(f"{called} cannot become a {kind.__name__}, as the structure says: {obstacle}")
     options = {"device": "meta", "dtype": old.weight.dtype}
     try:
-        if issubclass(kind, ProductLayer):
+        if kind is ComposedWeight:
+            layer = kind._like(old, checked_rank(entry["rank"]), square=entry["square"] is True, **options)
+        elif issubclass(kind, ProductLayer):
             size = {"rank": entry["rank"], "square": entry["square"] is True, "path": entry["path"]}
             layer = kind._like(old, **size, **options)
         elif issubclass(kind, Tucker2Conv2d):
             layer = kind._like(old, tuple(entry["rank"]), path=entry["path"], **options)
         else:
             layer = kind._like(old, entry["rank_scale"], **options)
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{called}: the structure is damaged: {type(error).__name__}: {error}") from None
     layer.channels_last = entry.get("channels_last") is True
     return layer
@@ -217,7 +255,7 @@ def _with_shared(tensors: dict[str, Tensor], shared: object, folder: str | os.Pa
 
 
 def _check_names(
-    model: nn.Module, new: Mapping[nn.Module, nn.Module], state: Mapping[str, Tensor], folder: str | os.PathLike
+    model: nn.Module, new: Mapping[Any, nn.Module], state: Mapping[str, Tensor], folder: str | os.PathLike
 ) -> None:
     """Raise ValueError unless the state fits what the model will be."""
     expected = dict(_expected(model, new))
@@ -243,13 +281,25 @@ def _check_names(
         )
 
 
-def _expected(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+def _expected(model: nn.Module, new: Mapping[Any, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """Yield the entries of the state dict that the model will have, with tensors of their shape."""
+    composed = {
+        (module, own): weight for old, weight in new.items() if isinstance(old, Place) for module, own in old.owners
+    }
+    there = {
+        f"{name}.{own}".lstrip("."): (f"{name}.parametrizations.{own}.0.".lstrip("."), composed[module, own])
+        for name, module in model.named_modules(remove_duplicate=False)
+        for own in module._parameters
+        if (module, own) in composed
+    }
     places = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in new]
     prefixes = tuple(f"{name}." if name else "" for name, module in places)
     for name, value in model.state_dict(keep_vars=True).items():
-        if not name.startswith(prefixes):
+        if name not in there and not name.startswith(prefixes):
             yield name, value
+    for prefix, weight in there.values():
+        for name, value in weight.state_dict(keep_vars=True).items():
+            yield prefix + name, value
     for prefix, (_, module) in zip(prefixes, places):
         for name, value in new[module].state_dict(keep_vars=True).items():
             yield prefix + name, value

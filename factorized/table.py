@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from .cost import cheaper_path
 from .eligible import Weight, weights
 from .handover import DENSE_REASON
 from .layers.linear import Conv1D
-from .patterns import factorized_modules, named_modules, wrapped_by
+from .layers.weight import ComposedWeight
+from .parametrization import composed_weights, parametrized_in
+from .patterns import factorized_modules, known_as, named_modules, wrapped_by
 from .protocol import is_contracted
 from .usage import check_model
 
@@ -57,6 +59,11 @@ class Summary:
     dense_multiply_adds: int | None
 
     @property
+    def reached(self) -> float:
+        """The share of the dense model's parameters that the factorized rows stand for."""
+        return sum(row.dense_parameters for row in self.rows if row.factorized) / max(self.dense_parameters, 1)
+
+    @property
     def factorized_layers(self) -> int:
         """Number of rows that are factorized."""
         return sum(row.factorized for row in self.rows)
@@ -68,7 +75,8 @@ class Summary:
         parts = [f"{parameters:,} of {dense:,} parameters, {parameters / max(dense, 1):.1%}".replace("%", " %")]
         if self.multiply_adds is not None and self.dense_multiply_adds:
             parts.append(f"{100 * self.multiply_adds / self.dense_multiply_adds:.0f} % of the multiply-adds")
-        parts.append(f"{self.factorized_layers} of {len(self.rows)} layers")
+        reached = f"{self.reached:.1%}".replace("%", " %")
+        parts.append(f"{self.factorized_layers} of {len(self.rows)} layers, with {reached} of the dense parameters")
         return "; ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,6 +87,7 @@ class Summary:
             **values,
             "ratio": self.parameters / max(self.dense_parameters, 1),
             "factorized_layers": self.factorized_layers,
+            "reached": self.reached,
         }
 
     def __str__(self) -> str:
@@ -128,7 +137,9 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
     the data if it was given statistics: for what was not trained since, that of the layer's outputs.
 
     There is a line for every factorized module, the query-key and output-value products of attention among them, and
-    for every weight that is dense, with the reason if there is one.
+    for every weight that is dense, with the reason if there is one. Composed weights have the path `composed`, with the
+    multiply-adds of each composition, which are part of the layer's. The last line says what share of the dense model's
+    parameters is in factorized layers.
 
     Args:
         example_input: passed through the model once, in evaluation mode, to find the size of each layer's input: a
@@ -141,9 +152,15 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
     """
     check_model(model)
     layers, dense = factorized_modules(model), weights(model)
-    modules = {*layers.values(), *(weight.module for weight in dense.values())}
+    owners = composed_weights(model)
+    readers = {module for places in owners.values() for module, _ in places}
+    modules = {*layers.values(), *(weight.module for weight in dense.values()), *readers}
     calls = calls_of(model, modules, example_input) if example_input is not None else {}
     rows = {name: _factorized_row(name, layer, calls.get(layer, [])) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        if isinstance(layer, ComposedWeight):
+            places = [(module, own, calls.get(module, [])) for module, own in owners[layer]]
+            rows[name] = _composed_row(name, layer, places)
     rows |= {name: _dense_row(name, weight, calls.get(weight.module, [])) for name, weight in dense.items()}
     known = [row for row in rows.values() if row.multiply_adds is not None]
     parameters = parameter_count(model)
@@ -191,6 +208,17 @@ def _factorized_row(name: str, layer: Any, calls: list[Call]) -> Row:
     return Row(name, True, matrix, rank, parameters, dense, adds, dense_adds, path, "", error)
 
 
+def _composed_row(name: str, weight: ComposedWeight, places: Iterable[tuple[nn.Module, str, list[Call]]]) -> Row:
+    left, right = weight.factors()[0], weight.factors()[-1]
+    matrix, parameters, dense = (*left.shape[:-1], right.shape[-1]), parameter_count(weight), math.prod(weight.shape)
+    counts = [_dense_adds(m, own, weight.shape, *call) for m, own, calls in places for call in calls]
+    known = [count for count in counts if count is not None]
+    dense_adds = sum(known) if counts and len(known) == len(counts) else None
+    adds = None if dense_adds is None else dense_adds + len(counts) * weight.compose_cost()
+    path = f"composed, {weight.compose_cost():,} multiply-adds each time"
+    return Row(name, True, matrix, weight.rank, parameters, dense, adds, dense_adds, path, "", weight.start_error)
+
+
 def _dense_shape(layer: Any) -> tuple[int, ...] | None:
     """Return the shape of the weight that a factorized layer stands for; None for what stands for no layer."""
     if not hasattr(layer, "to_dense"):
@@ -202,25 +230,30 @@ def _dense_shape(layer: Any) -> tuple[int, ...] | None:
 
 def _dense_row(name: str, weight: Weight, calls: list[Call]) -> Row:
     module: Any
-    module, tensor, obstacle = weight
+    module, tensor, obstacle, parameter, _ = weight
     shown = tensor if tensor is not None else getattr(module, "weight", None)  # None if it is computed
     matrix = tuple(shown.shape) if isinstance(shown, Tensor) else ()
     parameters = parameter_count(module) if tensor is None else tensor.numel()
     if tensor is not None and tensor is module._parameters.get("weight") and module._parameters.get("bias") is not None:
         parameters += module.bias.numel()
-    counts = [_dense_adds(weight, matrix, *call) for call in calls]
+    counts = [_dense_adds(module, parameter, matrix, *call) for call in calls]
     adds = sum(count for count in counts if count is not None) if counts and None not in counts else None
-    reason = obstacle or vars(module).get(DENSE_REASON, "")
+    reason = vars(module).get(DENSE_REASON, {}).get(parameter, "") or obstacle or ""
     return Row(name, False, matrix, None, parameters, parameters, adds, adds, "", reason)
 
 
-def _dense_adds(weight: Weight, shape: tuple[int, ...], inputs: tuple[Tensor, ...], output: Any) -> int | None:
-    """Return the multiply-adds of a call of a dense module with one of its weights; None where they are not known."""
-    module, tensor, _ = weight
+def _dense_adds(
+    module: Any, parameter: str, shape: tuple[int, ...], inputs: tuple[Tensor, ...], output: Any
+) -> int | None:
+    """Return the multiply-adds of a call of a module with one of its dense weights; None where they are not known."""
     if isinstance(module, nn.MultiheadAttention):
-        parts = {id(module.q_proj_weight): inputs[:1], id(module.k_proj_weight): inputs[1:2]}
-        parts |= {id(module.v_proj_weight): inputs[2:], id(module.in_proj_weight): inputs}
-        return sum(part.numel() for part in parts[id(tensor)]) * module.embed_dim if id(tensor) in parts else None
+        parts = {"q_proj_weight": inputs[:1], "k_proj_weight": inputs[1:2], "v_proj_weight": inputs[2:3]}
+        parts["in_proj_weight"] = inputs
+        return sum(part.numel() for part in parts[parameter]) * module.embed_dim if parameter in parts else None
+    if isinstance(module, nn.RNNBase) and inputs and parameter.startswith("weight"):
+        return inputs[0].shape[:-1].numel() * math.prod(shape)
+    if parameter != "weight":
+        return None
     if isinstance(module, nn.Embedding):
         return 0
     if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -235,9 +268,10 @@ def _dense_adds(weight: Weight, shape: tuple[int, ...], inputs: tuple[Tensor, ..
 def _in_module_order(model: nn.Module, names: Mapping[str, Any]) -> list[str]:
     order: dict[str, int] = {}
     for name, module in named_modules(model):
-        order[name] = len(order)
-        for parameter in module._parameters:
-            order[f"{name}.{parameter}" if name else parameter] = len(order)
+        order.setdefault(name, len(order))
+        order.setdefault(known_as(name), len(order))
+        for parameter in (*module._parameters, *parametrized_in(module)):
+            order.setdefault(f"{name}.{parameter}" if name else parameter, len(order))
     return sorted(names, key=lambda name: order[name])
 
 

@@ -208,7 +208,7 @@ class _DecayInBackward(torch.autograd.Function):
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def weight_obstacle(layer: nn.Module) -> str | None:
+def weight_obstacle(layer: Any) -> str | None:
     """Return why no layer can be made of `layer`'s weight, whatever its kind, or None."""
     weight = layer.weight
     if isinstance(weight, nn.parameter.UninitializedParameter):

@@ -45,6 +45,11 @@ class FactorizedEmbedding(ProductLayer):
     def obstacle(cls, layer: nn.Module) -> str | None:
         if (obstacle := super().obstacle(layer)) or not isinstance(layer, nn.Embedding):
             return obstacle
+        return cls.unusual(layer)
+
+    @staticmethod
+    def unusual(layer: Any) -> str | None:
+        """Return what an embedding does with its table that needs it to be a parameter, or None."""
         if layer.max_norm is not None:
             return "it limits the norm of its rows"
         if layer.sparse or layer.scale_grad_by_freq:

@@ -139,7 +139,7 @@ def test_what_cannot_be_factorized_is_refused_at_construction(options, message):
     with pytest.raises(ValueError, match=message):
         FactorizedConv2d.from_dense(dense)
     with pytest.raises(ValueError, match=message):
-        factorize(nn.Sequential(dense), rank_scale=0.5)
+        factorize(nn.Sequential(dense), rank_scale=0.5, others=False)
 
 
 @pytest.mark.parametrize("groups, outputs", [(2, 6), (4, 4), (4, 8)])

@@ -74,7 +74,7 @@ def test_layers_left_dense_and_why():
     model["embedding"].weight = tied.weight
     with pytest.warns(FutureWarning):
         model["hooked"] = nn.utils.weight_norm(nn.Linear(8, 8))
-    reasons = obstacles(model)
+    reasons = obstacles(model, others=False)
     assert [reasons.pop(name) for name in ("plain", "renamed")] == [None, None]
     words = {
         "grouped": "grouped",
@@ -99,8 +99,8 @@ def test_layers_left_dense_and_why():
     assert reasons.keys() == words.keys()
     assert {name for name in words if words[name] not in reasons[name]} == set()
     before = leaves(model)
-    with pytest.warns(UserWarning, match="only 2 of 17 layers are factorized.* and 11 other reasons"):
-        factorize(model, rank_scale=0.5)
+    with pytest.warns(UserWarning, match="only 2 of 16 layers are factorized.* and 10 other reasons"):
+        factorize(model, rank_scale=0.5, others=False)
     changed = {name for name in before if leaves(model).get(name) != before[name]}
     assert changed == {"plain", "renamed"} and model["embedding"].weight is model["tied"].weight
 
@@ -135,8 +135,8 @@ def test_an_embedding_says_how_it_is_factorized():
 @pytest.mark.parametrize("size", [{"rank_scale": 0.2}, {"ratio": 0.5}])
 def test_replacing_nothing_is_an_error_that_says_why(model, words, size):
     with pytest.raises(ValueError, match=words):
-        factorize(model, **size)
-    assert factorize(model, **size, strict=False) is model and not factorized_modules(model)
+        factorize(model, **size, others=False)
+    assert factorize(model, **size, others=False, strict=False) is model and not factorized_modules(model)
 
 
 def test_an_empty_model_has_nothing_to_compress():

@@ -105,11 +105,11 @@ def test_embeddings_count_in_the_search_for_a_rank_scale():
     assert find_rank_scale(small_model(), 0.95).rank_scale != found.rank_scale
 
 
-def test_tied_embeddings_stay_dense():
-    """The output layer has the table as its weight: there is nothing that could share the factors."""
+def test_tied_embeddings_have_no_layer():
+    """The output layer has the table as its weight: only a composed weight can stand for both."""
     model = nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS, bias=False))
     model[1].weight = model[0].weight
-    assert type(factorize(model, rank_scale=0.5, embeddings=True, strict=False)[0]) is nn.Embedding
+    assert type(factorize(model, rank_scale=0.5, embeddings=True, others=False, strict=False)[0]) is nn.Embedding
 
 
 def test_scores_of_a_tied_output_layer():

@@ -9,6 +9,7 @@ import factorized
 from factorized import (
     ChannelConv2d,
     ComposedConv2d,
+    ComposedWeight,
     CPConv2d,
     FactorizedAttention,
     FactorizedConv1d,
@@ -64,7 +65,7 @@ def test_every_class_is_here():
     parts = {QueryKey, OutputValue}  # of attention
     public = {getattr(factorized, name) for name in factorized.__all__}
     modules = {kind for kind in public if isinstance(kind, type) and issubclass(kind, nn.Module)}
-    assert modules - bases - parts == {*PRODUCTS, *TENSORS, Tucker2Conv2d, FactorizedAttention}
+    assert modules - bases - parts == {*PRODUCTS, *TENSORS, Tucker2Conv2d, FactorizedAttention, ComposedWeight}
 
 
 @pytest.mark.filterwarnings("ignore:spectral initialization pads")
@@ -95,6 +96,14 @@ def test_tensor_networks(kind, kernel):
 def test_tucker2(kernel):
     layer = Tucker2Conv2d(6, 4, kernel, 0.5)
     assert_started(layer, layer.to_dense(), Tucker2Conv2d.from_dense(nn.Conv2d(6, 4, kernel), (2, 3)))
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_composed_weight(square):
+    assert_started(ComposedWeight((12, 6), 2, square=square), ComposedWeight((12, 6), 2, products=3, square=square))
+    for init in ("spectral", "kaiming", "fan_in", "fan_out", nn.init.ones_):
+        model = factorize(nn.GRU(6, 5), rank_scale=0.5, init=init, square=square)
+        assert_started(model, merge(model))
 
 
 def test_attention():

@@ -67,7 +67,10 @@ def test_every_layer_has_a_line_in_module_order(model, dense):
         "auto",
     ]
     assert lines["hidden"][:3] == ["10x24", "250", "250"] and report(model).count("dense: not named in ranks") == 1
-    closing = f"{count:,} of {dense:,} parameters, {100 * count / dense:.1f} %; 4 of 5 layers"
+    layers = [layer for layer in small_cnn().modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    reached = sum(map(parameter_count, layers)) - 250
+    closing = f"{count:,} of {dense:,} parameters, {100 * count / dense:.1f} %; 4 of 5 layers, with "
+    closing += f"{100 * reached / dense:.1f} % of the dense parameters"
     assert report(model).splitlines()[-1] == closing == summary(model).closing_line
 
 
@@ -106,7 +109,7 @@ def test_a_compiled_model_is_looked_into(model):
 def test_attention_and_other_dense_weights_have_lines_with_reasons():
     encoder = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
     model = nn.Sequential(encoder, nn.Linear(16, 4))
-    found = summary(factorize(model, ratio=0.9), torch.randn(3, 5, 16))
+    found = summary(factorize(model, ratio=0.9, others=False), torch.randn(3, 5, 16))
     rows = {row.name: row for row in found.rows}
     assert list(rows) == ["0.self_attn.in_proj_weight", "0.self_attn.out_proj", "0.linear1", "0.linear2", "1"]
     assert rows["0.self_attn.in_proj_weight"].reason == "input projection of nn.MultiheadAttention"
@@ -169,7 +172,10 @@ def test_a_root_that_is_a_layer():
 def test_a_dense_model_is_all_there_is():
     model = small_cnn()
     count = f"{parameter_count(model):,}"
-    assert summary(model).closing_line == f"{count} of {count} parameters, 100.0 %; 0 of 5 layers"
+    assert (
+        summary(model).closing_line
+        == f"{count} of {count} parameters, 100.0 %; 0 of 5 layers, with 0.0 % of the dense parameters"
+    )
 
 
 def test_looking_leaves_no_trace(model):
