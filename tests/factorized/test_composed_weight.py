@@ -37,7 +37,7 @@ def built(**options) -> nn.Module:
 def test_every_matrix_is_reached_and_a_full_rank_keeps_the_outputs():
     dense, x = Everything().eval(), tokens()
     model = factorize(copy.deepcopy(dense), rank_scale=1.0, embeddings=True)
-    assert list(factorized_modules(model)) == [*list(COMPOSED)[:5], "experts.router", *list(COMPOSED)[5:]]
+    assert {*factorized_modules(model)} == {*COMPOSED, "experts.router"}
     for name, layer in factorized_modules(model).items():
         if name in COMPOSED:
             assert type(layer) is ComposedWeight and (layer.U @ layer.VT).shape == COMPOSED[name], name
@@ -306,7 +306,7 @@ def test_tables_and_what_is_negligible_stay_dense_unless_asked_for():
         found["experts.positions"].startswith("a table")
         and found["experts.bias"] == "less than 0.025 % of the parameters"
     )
-    assert obstacles(model, embeddings=True)["experts.positions"].startswith("less than")
+    assert obstacles(model, embeddings=True)["experts.positions"] is None
 
 
 @pytest.mark.parametrize("init", ["kaiming", "fan_in", "fan_out", nn.init.ones_])

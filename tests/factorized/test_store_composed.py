@@ -37,6 +37,7 @@ def test_round_trip(options, tmp_path):
     assert torch.equal(halves(x), expected)
 
 
+@pytest.mark.slow
 def test_the_outputs_are_the_same_in_a_new_process(tmp_path):
     model, x = factorize(Everything().eval(), ratio=0.5, embeddings=True), tokens()
     save(model, tmp_path / "saved")
