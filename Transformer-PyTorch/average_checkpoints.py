@@ -10,12 +10,17 @@ from fairseq.checkpoint import average
 from lab import checkpoint
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Write the file that the command line asks for; all but the weights is copied from the first input."""
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(prog="average_checkpoints.py", description=__doc__)
     parser.add_argument("--inputs", nargs="+", type=Path, required=True, metavar="FILE", help="checkpoints to average")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the file that the command line asks for; all but the weights is copied from the first input."""
+    args = build_parser().parse_args(argv)
     state = average(args.inputs)
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from fairseq.binarize import Settings, write_numbered
 
 def build_parser() -> Parser:
     """Return the parser of this program's flags."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="preprocess.py", description=__doc__)
     parser.add_argument("-s", "--source-lang", required=True, metavar="LANG", help="language to translate from")
     parser.add_argument("-t", "--target-lang", required=True, metavar="LANG", help="language to translate into")
     # fmt: off
@@ -34,10 +34,11 @@ def build_parser() -> Parser:
         add(f"--{side}dict", type=Path, metavar="FILE", help=f"use this {name} dictionary")
     add("--joined-dictionary", action="store_true", help="one dictionary of the words of both languages, or that of --srcdict for both")  # noqa: E501
     add = parser.add_argument_group("output").add_argument
-    add("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="gets the data (default %(default)s)")
-    add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies text (default %(default)s)")
-    add("--dataset-impl", choices=[*indexed.FORMATS, "raw"], default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both; raw is that of --output-format (default %(default)s)")  # noqa: E501
+    add("--destdir", type=Path, default=Path("data-bin"), metavar="DIR", help="gets the data")
+    add("--output-format", choices=["binary", "raw"], default="binary", help="raw copies text")
+    add("--dataset-impl", choices=[*indexed.FORMATS, "raw"], default="mmap", help="binary format: mmap, half as large and what fairseq writes since 2019, or legacy, for older versions; train.py reads both; raw is that of --output-format")  # noqa: E501
     # fmt: on
+    parser.spell("--destdir", "--data")
     foreign.add_flags(parser, *foreign_text.PREPROCESS)
     return parser
 

@@ -19,9 +19,10 @@ def build_parser() -> Parser:
     add("-r", "--ref", required=True, metavar="FILE", help="references, one a line")
     add("-o", "--order", type=order, default=MAX_ORDER, metavar="N", help="longest n-grams of the tokenized score")
     add("--ignore-case", action="store_true", help="compare lower-cased text")
-    add("--remove-bpe", "--post-process", nargs="?", const="subword_nmt", metavar="MARK", help=subwords.HELP)
+    add("--remove-bpe", nargs="?", const="subword_nmt", metavar="MARK", help=subwords.HELP)
     language = "language whose rules detokenize, and tokenize for sacreBLEU (default en); none: text as it is, 13a"
     add("--lang", default="en", metavar="CODE", help=language)
+    parser.spell("--remove-bpe", "--post-process")
     foreign.add_flags(parser, *foreign_text.SCORE)
     return parser
 

@@ -25,8 +25,9 @@ CLASSES = {"cifar10": 10, "digits": 10, "cifar100": 100, "imagenet": 1000}
 class Settings(Network, flags.Rank):
     """What is counted; contradictions are a ValueError. The flags are those of `main.py`."""
 
-    dataset: str = flag("data", words="too", required=True, choices=DATASETS, metavar="DATASET",
-        help="it fixes the size of images and the number of classes")  # fmt: skip
+    data: str = flag("data", "--dataset", words="too", required=True, choices=DATASETS, metavar="NAME",
+        help=f"{', '.join(DATASETS)}: it fixes the size of images and the number of classes; also as a word, without "
+        "--data")  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,15 +36,13 @@ class Settings(Network, flags.Rank):
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(Settings, prog="count.py", description=__doc__.splitlines()[0])
-    parser.spell("--dataset", "--data")
-    return parser
+    return Parser(Settings, prog="count.py", description=__doc__.splitlines()[0])
 
 
 def main(argv: list[str] | None = None) -> None:
     """Count as the command line says."""
     args = build_parser().parse_args(argv)
-    classes = tuple(map(str, range(CLASSES[args.dataset])))
+    classes = tuple(map(str, range(CLASSES[args.data])))
     module = None if args.conv else args.module
     config = Config(args.network, classes, args.conv, module, depth=args.wrn_depth, width=args.wrn_width)
     with mistakes():
@@ -53,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         model = skeleton(replace(config, rank_scale=scale))
     if isinstance(model, DARTS):
         model.auxiliary_head = None  # used in training only
-    counts = multiply_adds(model, 224 if args.dataset == "imagenet" else 32)
+    counts = multiply_adds(model, 224 if args.data == "imagenet" else 32)
     print(f"Mult-Adds: {counts.total:.5E}")
     print(f"Params: {parameter_count(model):.5E}")
     print(f"To compose kernels, once a batch: {counts.composing:.5E}")

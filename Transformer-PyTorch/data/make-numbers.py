@@ -3,7 +3,6 @@
 No pair is in two of training, validation and test set. The same seed gives the same text on every machine.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,16 +19,17 @@ MOST = 200_000  # pairs, of 1.4 million numbers and dates; drawing the last ones
 
 def build_parser() -> Parser:
     """Return the parser of this program's flags."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     for split, pairs in {"train": 20000, "valid": 500, "test": 500}.items():
         count = number(int, least=1)
-        parser.add_argument(f"--{split}", type=count, default=pairs, metavar="N", help="pairs (default %(default)s)")
+        parser.add_argument(f"--{split}", type=count, default=pairs, metavar="N", help="pairs")
     # fmt: off
     add = parser.add_argument
-    add("--merges", type=number(int, least=1), default=300, metavar="N", help="subwords: merges learned from both languages (default %(default)s)")  # noqa: E501
-    add("--seed", type=number(int, least=0, most=2**32 - 1), default=0, help="decides what is drawn (default 0)")
-    add("--destdir", type=Path, default=TRANSFORMER, metavar="DIR", help="gets data/numbers.de-en with the text and data-bin/numbers.de-en for train.py (default: the folder of train.py)")  # noqa: E501
+    add("--merges", type=number(int, least=1), default=300, metavar="N", help="subwords: merges learned from both languages")  # noqa: E501
+    add("--seed", type=number(int, least=0, most=2**32 - 1), default=0, help="decides what is drawn")
+    add("--data-dir", type=Path, default=TRANSFORMER, metavar="DIR", help="gets data/numbers.de-en with the text and data-bin/numbers.de-en for train.py (default: the folder of train.py)")  # noqa: E501
     # fmt: on
+    parser.spell("--data-dir", "--destdir")
     return parser
 
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if sum(pairs.values()) > MOST:
         raise UserError(f"--train, --valid and --test must be {MOST} pairs together, at most")
     how = {"corpus": "numbers", **pairs, "merges": args.merges, "seed": args.seed}
-    write(draw(pairs, args.seed), args.destdir, "numbers.de-en", how, args.merges)
+    write(draw(pairs, args.seed), args.data_dir, "numbers.de-en", how, args.merges)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lab.cli import Parser, UserError, launch, number  # noqa: E402
 
 def build_parser() -> Parser:
     """Return the parser of this program's flags."""
-    parser = Parser(prog="prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="prepare", description=__doc__)
     # fmt: off
     add = parser.add_argument
     add("corpus", choices=sorted(corpora.CORPORA))
@@ -31,8 +31,9 @@ def build_parser() -> Parser:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--merges", type=number(int, least=1), metavar="N", help="subwords: merges learned from both languages (default: 25000 for iwslt14, 10000 for multi30k)")  # noqa: E501
     group.add_argument("--words", type=number(int, least=1), metavar="N", help="whole words instead of subwords, unknown if seen less than N times")  # noqa: E501
-    add("--destdir", type=Path, default=TRANSFORMER, metavar="DIR", help="gets data/NAME with the text and data-bin/NAME for train.py (default: the folder of train.py)")  # noqa: E501
+    add("--data-dir", type=Path, default=TRANSFORMER, metavar="DIR", help="gets data/NAME with the text and data-bin/NAME for train.py (default: the folder of train.py)")  # noqa: E501
     # fmt: on
+    parser.spell("--data-dir", "--destdir")
     return parser
 
 
@@ -52,11 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     name = corpus.name.replace("tokenized", "words") if args.words else corpus.name
     merges = None if args.words else args.merges or corpus.merges
     how = {"corpus": args.corpus, "merges": merges, "words": args.words}
-    finish.check_how(args.destdir / "data" / name, how)  # before the long work
-    kept = args.destdir / "data" / "orig" / args.corpus
+    finish.check_how(args.data_dir / "data" / name, how)  # before the long work
+    kept = args.data_dir / "data" / "orig" / args.corpus
     files = Files(args.at_hand, args.url or corpus.mirrors, kept, dict(args.sha256))
     text = corpora.prepared(corpus, files, args.any_size)
-    finish.write(text, args.destdir, name, how, merges, args.words or 0)
+    finish.write(text, args.data_dir, name, how, merges, args.words or 0)
 
 
 if __name__ == "__main__":

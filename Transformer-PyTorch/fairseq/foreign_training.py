@@ -14,7 +14,8 @@ _VALUES = (
 _SWITCHES = (
     "--encoder-normalize-before --decoder-normalize-before --encoder-learned-pos --decoder-learned-pos "
     "--no-scale-embedding --find-unused-parameters --fast-stat-sync --fix-batches-to-gpus --broadcast-buffers "
-    "--distributed-no-spawn --fp16-no-flatten-grads --report-accuracy --use-old-adam"
+    "--distributed-no-spawn --fp16-no-flatten-grads --report-accuracy --use-old-adam "
+    "--channels-last --no-channels-last"  # there are no images
 ).split()
 
 # Accepted with a warning.

@@ -176,6 +176,7 @@ class Training(Subsets, Model, Factorized, Optimized, Files, Bleu, options.Outpu
         "batch_size_valid": "max_sentences_valid",
     }
 
+    batch_size: int | None = flags.batch_size(None, "--max-sentences", help="sentences of a batch (default: any)")
     distributed_world_size: int | None = flag("speed", type=POSITIVE, metavar="N",
         help="number of processes that torchrun has started: torchrun --nproc-per-node N train.py ... (default: "
         "that)")  # fmt: skip
