@@ -137,7 +137,9 @@ class Slurm:
             self._executor = _submitit().SlurmExecutor(folder, max_num_timeout=_PARTS)
         except RuntimeError:
             raise UserError("there is no Slurm here: srun is not installed; --cluster local needs none") from None
-        parallel = {"array_parallelism": jobs} if jobs else {}
+        parallel: dict[str, Any] = {"array_parallelism": jobs} if jobs else {}
+        if "cpus_per_task" in options:  # which srun does not take over from sbatch since Slurm 22.05
+            parallel["srun_args"] = ["--cpus-per-task", str(options["cpus_per_task"])]
         self._executor.update_parameters(job_name="paper", stderr_to_stdout=True, **parallel, **options)
         self.words = "in an array of Slurm's"
 

@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from lab.lock import Busy, Lock
 
+_PATIENCE = 60  # seconds that a script has to end after an interrupt
+
 
 class _Stopped(BaseException):
     """SIGTERM has come."""
@@ -59,19 +61,26 @@ class Job:
         # the logs of its runs, too.
         self._process = subprocess.Popen(
             ["bash", "-c", self.script, "paper-run"], env=environment, stdout=subprocess.DEVNULL,
-            start_new_session=True, preexec_fn=_hear_interrupts,
+            start_new_session=True, preexec_fn=_set_signals,
         )  # fmt: skip
         while (status := self._process.poll()) is None:
             time.sleep(0.1)
         return status
 
     def _interrupt(self) -> None:
-        """Interrupt the script with all that it has started, and wait until it has ended."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGINT)
-            with contextlib.suppress(ChildProcessError):  # waits without a lock of Popen, which may be held right now
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        """Interrupt the script with all that it has started, and wait until all that has ended."""
+        if self._process is None:
+            return
+        group, begun, interrupted = self._process.pid, time.monotonic(), False
+        with contextlib.suppress(ProcessLookupError):  # there is no process in the group any more
+            while (waited := time.monotonic() - begun) < _PATIENCE:
+                ended = _has_ended(group)
+                # Slurm sends SIGTERM to all processes. Those that end by it should not be interrupted at that.
+                if waited > 0.5 and not (ended or interrupted):
+                    os.killpg(group, signal.SIGINT)
+                    interrupted = True
+                os.killpg(group, 0)
+                time.sleep(0.05)
 
     def checkpoint(self):
         """Stop, and return what is to be run in the next part: the same, as the runs resume by themselves."""
@@ -82,10 +91,22 @@ class Job:
         return DelayedSubmission(Job(self.script, self.lock, self.environment))
 
 
-def _hear_interrupts() -> None:
-    """Undo what makes this process deaf to Ctrl-C (`clusters`), as a shell does to those in the background."""
+def _has_ended(child: int) -> bool:
+    """Tell whether a child has ended. Not by its `Popen`, whose lock the interrupted part of this thread may hold."""
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:
+        return True
+
+
+def _set_signals() -> None:
+    """Undo what makes this process deaf to Ctrl-C (`clusters`), as a shell does to those in the background.
+
+    And ignore the signal that a Slurm job's time is nearly up. All its processes get it; `checkpoint` is to act on it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _stop(*_) -> NoReturn:

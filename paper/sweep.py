@@ -60,8 +60,8 @@ def build_parser() -> Parser:
     return parser
 
 
-SLURM = {"partition": "partition", "time": "timeout_min", "gpus": "gpus_per_node", "cpus": "cpus_per_task"}
-SLURM |= {"memory": "mem_gb"}
+# The options of sbatch by the names of the flags.
+SLURM = {"partition": "partition", "time": "time", "gpus": "gpus_per_node", "cpus": "cpus_per_task", "memory": "mem"}
 
 
 def pairs(flag: str, texts: list[str]) -> dict[str, str]:
@@ -313,7 +313,9 @@ def make_cluster(args: argparse.Namespace, folder: Path) -> Local | Slurm:
             raise UserError(f"--{name} has no effect without --cluster slurm")
         return Local(folder, args.jobs)
     defaults = {"time": 240, "gpus": 1, "cpus": 4}
-    options = {SLURM[name]: value for name, value in {**defaults, **given}.items()}
+    options = {SLURM[name]: value for name, value in {**defaults, **given}.items() if value}
+    if args.memory:
+        options["mem"] = f"{args.memory}GB"
     return Slurm(folder, args.jobs, {**options, "additional_parameters": pairs("--sbatch", args.sbatch)})
 
 
