@@ -11,7 +11,7 @@ from torch import nn
 
 from factorized import factorize, load, restructure, save, structure
 from tests.factorized.composing import Everything, tokens
-from tests.processes import REPOSITORY, environment
+from tests.harness import REPOSITORY, environment
 
 pytestmark = pytest.mark.filterwarnings("ignore:layers become larger")
 
@@ -48,7 +48,7 @@ def test_the_outputs_are_the_same_in_a_new_process(tmp_path):
         "sys.exit(not torch.equal(factorized.load(Everything().eval(), sys.argv[1])(x), expected))"
     )
     command = [sys.executable, "-c", code, tmp_path / "saved", tmp_path / "expected.pt"]
-    assert subprocess.run(command, cwd=REPOSITORY, env=environment("."), timeout=120).returncode == 0
+    assert subprocess.run(command, cwd=REPOSITORY, env=environment(), timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(
