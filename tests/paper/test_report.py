@@ -135,7 +135,10 @@ PARSERS = {
     "pytorch_resnet_cifar10": (trainer, "--data digits --rank-scale 0.1 --spectral --decay-budget 4 --amp bf16"),
     "EigenDamage-Pytorch": (main_pretrain, "--dataset digits --network vgg --depth 11 --target-ratio 0.1 --wd2fd"),
     "deficient-efficient": (settings, "cifar10 teacher --conv Tucker_0.2 --epoch_step [3,5] --nocrswd"),
-    "Transformer-PyTorch": (train, "data-bin/x --arch transformer_small --lr 0.25,0.1 --wd2fd-outval --max-update 9"),
+    "Transformer-PyTorch": (
+        train,
+        "data-bin/x --arch transformer_small --lr 0.25,0.1 --lr-scheduler fixed --wd2fd-outval --max-update 9",
+    ),
 }
 
 

@@ -38,7 +38,7 @@ class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
     """What a pruning run is asked to do; what is not given is left to `plans`."""
 
     # fmt: off
-    source: Path | None = flag("network", called="--from", metavar="DIR|FILE", help="run of main_pretrain.py or ours, or a checkpoint: what is pruned")  # noqa: E501
+    source: Path | None = flag("network", "--source", called="--from", metavar="DIR|FILE", help="run of main_pretrain.py or ours, or a checkpoint: what is pruned")  # noqa: E501
     network: str | None = flag("network", help="as the checkpoint says (default); a contradiction is an error")
     depth: int | None = flag("network", type=int, help="likewise (default: as the checkpoint says)")
     data: str | None = flags.data(None, "--dataset", help="data set (default: that of the checkpoint)")
