@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import factorized
 
+COSTS = ("parameters", "multiply-adds")
 RATIOS = (0.8, 0.6, 0.4)
 CALIBRATION = 1024
 BATCH = 128
@@ -42,7 +43,7 @@ def table(
     has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     heads = ["plain, uniform", "plain, allocated", "weighted, allocated", *["and recalibrated"] * has_norms]
     print("| share of | ratio | split | " + " | ".join(heads) + " |\n|---|---:|---|" + "---:|" * len(heads), flush=True)
-    for cost in ("parameters", "multiply-adds"):
+    for cost in COSTS:
         for ratio in RATIOS:
             for split in splits:
                 options: dict[str, Any] = {"ratio": ratio, "cost": cost, "split": split, "embeddings": True}
@@ -71,6 +72,7 @@ def images(weights: Path, folder: Path, tests: int) -> None:
     state = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     calibration, _ = pictures(folder, "train", CALIBRATION)
+    calibration = calibration[torch.randperm(CALIBRATION, generator=torch.Generator().manual_seed(0))]  # classes mixed
     seen, labels = pictures(folder, "test", tests)
 
     @torch.no_grad()

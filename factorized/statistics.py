@@ -97,7 +97,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> nn.Module:
 
     Args:
         batches: as for `collect`; a function that runs the model in evaluation mode does nothing here. At least some
-            hundred inputs, in batches as large as in training.
+            hundred inputs in batches as those of training: as large, and with classes mixed.
 
     Raises:
         ValueError: if the model has no batch norm with running statistics, or there are no batches.
@@ -170,7 +170,7 @@ def _shown(batches: Iterable[Any]) -> Iterable[Any]:
 
 
 _WIDEST = 2**14  # inputs or outputs of which a whole matrix is kept
-_CHUNK = 2**24  # numbers of unfolded patches at a time
+_CHUNK = 2**22  # numbers of unfolded patches at a time
 
 
 class _Sum:
@@ -274,13 +274,15 @@ def _patches(x: Tensor, weight: Tensor, call: Mapping[str, Any]) -> Iterator[Ten
     stride, dilation = (_per_axis(call.get(name, 1), spatial) for name in ("stride", "dilation"))
     before, after = _padding(call.get("padding", 0), kernel, dilation)
     x = F.pad(x, [side for pair in zip(reversed(before), reversed(after)) for side in pair])
+    x = x.transpose(0, 1).contiguous()
     axes = range(2, 2 + spatial)
     for axis, entries, step, spread in zip(axes, kernel, stride, dilation):
         x = x.unfold(axis, spread * (entries - 1) + 1, step)[..., ::spread]
-    x = x.movedim(1, 1 + spatial)  # (batch, new sizes, in, kernel)
-    at_a_time = max(1, _CHUNK // max(1, x[0].numel()))
-    for part in x.split(at_a_time):
-        yield part.reshape(-1, part.shape[1 + spatial :].numel())
+    x = x.movedim(tuple(axes), tuple(range(-spatial, 0))).movedim(1, -spatial - 1)  # (in, kernel, batch, new sizes)
+    at_a_time = max(1, _CHUNK // max(1, x.select(-spatial - 1, 0).numel()))
+    for part in x.split(at_a_time, dim=-spatial - 1):
+        # Positions lie together in memory, which are as good as contiguous in the images: that is fast to copy.
+        yield part.reshape(len(x) * kernel.numel(), -1).mT
 
 
 def _per_axis(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
