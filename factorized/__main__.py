@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import functools
 import importlib
 import json
 import os
@@ -77,7 +78,7 @@ def benchmark(args: argparse.Namespace) -> None:
             if getattr(layer, "groups", 1) == 1 and hasattr(layer, "path"):
                 layer.path = path  # type: ignore[assignment]
     models["deployed"], _ = deployed(small, example, measure=True)
-    seconds = _medians({name: (lambda model=model: run(model, example)) for name, model in models.items()})
+    seconds = _medians({name: functools.partial(run, model, example) for name, model in models.items()})
     parameters = {name: factorized.parameter_count(model) for name, model in models.items()}
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "input": args.input or _default(args)}
     if args.json:
@@ -143,6 +144,7 @@ def _model(args: argparse.Namespace) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
+    state: Any
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
