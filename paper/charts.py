@@ -63,10 +63,10 @@ class Panel:
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, Any, str, str]]:
-    """Return the styles of lines: those of the paper's methods are always the same."""
+    """Return the styles of lines: those of the paper's methods are always the same, and black is the dense one's."""
     names = list(dict.fromkeys(names))
     taken = [_OF_METHODS[name] for name in names if name in _OF_METHODS]
-    free = itertools.cycle([style for style in _STYLES if style not in taken] or _STYLES)
+    free = itertools.cycle([style for style in _STYLES[1:] if style not in taken] or _STYLES[1:])
     return {name: _OF_METHODS.get(name) or next(free) for name in names}
 
 
@@ -113,13 +113,23 @@ def _draw_courses(axis, panel: Panel, style: dict) -> None:
 
 
 def _draw_points(axis, panel: Panel, style: dict) -> None:
-    for line in panel.lines:
+    places = sorted({x for line in panel.lines for x in line.x})
+    for index, line in enumerate(panel.lines):
         color, dashes, mark, _ = style[line.name]
         bars = [float(numpy.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in line.values]
         shown = {"color": color, "linestyle": dashes, "linewidth": 1.5, "marker": mark, "markersize": 5}
-        axis.errorbar(line.x, line.means, yerr=bars, capsize=3, elinewidth=1, **shown)
+        # Beside each other, so that no bar hides another.
+        x = _moved(line.x, places, (index - (len(panel.lines) - 1) / 2) * 0.014, panel.logarithmic)
+        axis.errorbar(x, line.means, yerr=bars, capsize=2.5, elinewidth=1, **shown)
     if panel.level:
         axis.axhline(panel.level[1], color="#000000", linewidth=1, zorder=1)
+
+
+def _moved(values: Sequence[float], places: Sequence[float], share: float, logarithmic: bool) -> list[float]:
+    """Return values moved to the right by a share of the whole width."""
+    if logarithmic:
+        return [value * (places[-1] / places[0]) ** share for value in values]
+    return [value + (places[-1] - places[0]) * share for value in values]
 
 
 def _decades(axis) -> None:
@@ -135,14 +145,20 @@ def _decades(axis) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _logarithmic(axis, ticks: Sequence[float]) -> None:
+def _logarithmic(axis, places: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic, with ticks at the places that there are, as far as there is room."""
     from matplotlib.ticker import NullLocator
 
+    ticks = [places[0]]
+    for place in places[1:]:
+        if numpy.log(place / ticks[-1]) > 0.09 * numpy.log(places[-1] / places[0]):
+            ticks.append(place)
     axis.set_xscale("log")
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    if len(ticks) > 1:
-        axis.set_xlim(ticks[0] * (ticks[0] / ticks[-1]) ** 0.06, ticks[-1] * (ticks[-1] / ticks[0]) ** 0.06)
+    axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    if len(places) > 1:
+        room = (places[-1] / places[0]) ** 0.07
+        axis.set_xlim(places[0] / room, places[-1] * room)
 
 
 def _name(axis, panel: Panel, style: dict) -> None:

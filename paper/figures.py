@@ -26,6 +26,9 @@ NORMS = {
     "metric/FrobNorm": "mean Frobenius norm of the layers",
     "layers/nuclear-over-bound": "nuclear norm over its bound",
     "hyper/lr-eff_frobsq": "effective step size, lr / |W|²",
+    "FrobNorm/QueKey": "mean Frobenius norm of query-key products",
+    "FrobNorm/OutVal": "mean Frobenius norm of output-value products",
+    "FrobNorm/Linear": "mean Frobenius norm of linear layers",
 }
 """Titles of the panels about layers, by tag."""
 SIZES = ("rank scale", "target ratio")
@@ -82,16 +85,21 @@ def learning_curves(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
     """Return the panels of training loss and of the metric after each epoch, of the trials of each method."""
     first = next(iter(runs.values()))[0]
     logged = {name: [{**run.curves, "metric": metric_curve(run)} for run in trials] for name, trials in runs.items()}
-    offset = 0 if first.study == "Transformer-PyTorch" else 1  # which counts epochs from 1
-    panels = (course(logged, "train/loss", "training loss", offset), course(logged, "metric", first.metric))
+    panels = (course(logged, "train/loss", "training loss", 1 + _before(first)), course(logged, "metric", first.metric))
     return [panel for panel in panels if panel]
 
 
 def norms(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
     """Return the panels of `NORMS`, of runs that have logged them."""
     logged = {name: [run.curves for run in trials] for name, trials in runs.items()}
-    panels = (course(logged, tag, title, decades=tag != "layers/nuclear-over-bound") for tag, title in NORMS.items())
+    before = _before(next(iter(runs.values()))[0])
+    panels = (course(logged, tag, title, before, decades="bound" not in tag) for tag, title in NORMS.items())
     return [panel for panel in panels if panel]
+
+
+def _before(run: Run) -> int:
+    """Return what makes epochs that are trained of the steps at which something is logged before an epoch."""
+    return -1 if run.study == "Transformer-PyTorch" else 0  # which counts epochs from 1
 
 
 def by_name(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, list[Run]]:
@@ -121,7 +129,7 @@ def against(
         if values and cell.method.startswith("dense") and "decay" not in x_label:
             level = (cell.method, sum(values) / len(values))
         elif values and x:
-            name = " ".join(filter(None, (cell.label("layers"), cell.method)))
+            name = " ".join(filter(None, (cell.label("layers").partition("_")[0], cell.method)))
             places.setdefault(name, {})[x] = tuple(values)
     lines = [Line(name, tuple(sorted(at)), tuple(at[x] for x in sorted(at))) for name, at in places.items()]
     if not any(len(line.x) > 1 for line in lines):

@@ -128,7 +128,7 @@ def _numbers(cell: Cell, comparison: Comparison, digits: int) -> dict[str, Any]:
         numbers["budget"] = f"{first['decay budget']:.3g}"
     for name in ("last", "best", "mean", "test", "training loss", "tokenized BLEU", "sacreBLEU"):
         if values := cell.values(name, comparison.last):
-            numbers[name] = Spread(tuple(values), 3 if name == "training loss" else digits)
+            numbers[name] = Spread(tuple(values), 3 if name == "training loss" else 2 if "BLEU" in name else digits)
     if seconds := cell.values("seconds per epoch"):
         numbers["seconds"] = Spread(tuple(seconds), 1 if max(seconds) > 10 else 2)
     return numbers
@@ -195,7 +195,7 @@ def _common(cells: Sequence[Cell], names: Sequence[str]) -> list[str]:
             if name not in (*names, "network", "data", "method") and len(texts[name]) == 1]  # fmt: skip
     budgets = {f"{run.results['decay budget']:.3g}" for cell in cells for run in cell.runs
                if isinstance(run.results.get("decay budget"), int | float)}  # fmt: skip
-    return same + [f"decay budget {budgets.pop()}"] * (len(budgets) == 1 and "decay" in names)
+    return same + ([f"decay budget {min(budgets)}"] if len(budgets) == 1 and "decay" in names else [])
 
 
 def _torch(run: Run) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 
 import numpy
@@ -97,6 +98,19 @@ def test_the_test_images_have_a_column_where_others_were_held_out(tmp_path):
     assert cell.values("test") is None  # an accuracy is no error
     make_run(tmp_path / "without/1", final_test_accuracy=70.0)
     assert "test (%)" not in rows_of(tmp_path / "without")[0][0]
+
+
+def test_translations(tmp_path):
+    """A loss, whose lowest value is the best; BLEU from what the translation of the test set has left."""
+    for seed, score in ((1, 30.0), (2, 31.0)):
+        arguments = {"frobenius_decay": 1e-4, "weight_decay": 0.0, "decay_budget": None}
+        head = {"study": "Transformer-PyTorch", "metric": "validation loss (bits a token)", "decay_budget": None}
+        folder = make_run(tmp_path / f"fd/{seed}", arguments, seed=seed, final=3.25, best=3.125, **head)
+        (folder / "bleu.log.json").write_text(json.dumps({"tokenized BLEU": {"score": score}, "sacreBLEU": "lost"}))
+    (row,), notes = rows_of(tmp_path)
+    assert (row["last"], row["best"], row["tokenized BLEU"]) == ("3.250 ± 0.000", "3.125 ± 0.000", "30.50 ± 0.71")
+    assert "sacreBLEU" not in row and "best the lowest after any" in notes[0]
+    assert notes[1] == "All: rank scale 0.111, decay 0.0001, epochs 4."
 
 
 def test_repeated_seeds_and_mixed_machines_are_told(tree):
