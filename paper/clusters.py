@@ -154,7 +154,9 @@ class Slurm:
                 handles = self._executor.submit_array(jobs)
         except (_submitit().core.utils.FailedJobError, OSError) as error:
             *_, said = [line for line in str(error).splitlines() if line.strip()] or ["it does not say why"]
-            raise UserError(f"Slurm does not take the jobs: {said.removeprefix('sbatch: ')}") from None
+            raise UserError(
+                f"Slurm does not take the jobs: {said.removeprefix('sbatch: ').removeprefix('error: ')}"
+            ) from None
         self.words = f"in Slurm's array {handles[0].job_id.split('_')[0]}"
         return handles
 

@@ -123,6 +123,6 @@ def test_a_job_whose_time_is_up_goes_on_in_another(home, tmp_path):
 
 
 def test_what_slurm_refuses_is_said_in_one_line(home):
-    with pytest.raises(UserError, match="Slurm does not take the jobs: .*invalid partition"):
+    with pytest.raises(UserError, match="Slurm does not take the jobs: Batch job submission failed: Invalid partition"):
         run("--only", DENSE, "--partition", "nowhere")
     assert calls(home) == []
