@@ -74,9 +74,9 @@ def test_an_array_runs_the_trials_and_failed_ones_are_listed(home, monkeypatch, 
 def start(home: Path, *argv: str, **environment: str) -> subprocess.Popen:
     """Start a sweep in a process of its own."""
     program = (
-        "import os, pathlib; from lab.cli import run; from paper import clusters, sweep, trial;"
+        "import os, pathlib; from lab.cli import launch; from paper import clusters, sweep, trial;"
         "sweep.ROOT = trial.ROOT = pathlib.Path(os.environ['ROOT']); clusters.Slurm.seconds = 0.5;"
-        f"run(lambda: sweep.main({[RESNET.folder, *argv, *SLURM]}), 'paper')"
+        f"launch(lambda: sweep.main({[RESNET.folder, *argv, *SLURM]}), 'paper')"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ROOT": str(home.parent), **environment}
     pipe = subprocess.PIPE
@@ -86,7 +86,7 @@ def start(home: Path, *argv: str, **environment: str) -> subprocess.Popen:
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_array_in_good_order_and_a_second_call_goes_on(home, tmp_path):
     process = start(home, "--only", DENSE, "--jobs", "2", GO=str(tmp_path / "go"))
-    wait_for(lambda: len(calls(home)) == 2)
+    wait_for(lambda: process.poll() is not None or len(calls(home)) == 2)
     assert len(squeue("%i")) == 3
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
