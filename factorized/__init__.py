@@ -22,7 +22,7 @@ from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
-from .layers.tucker2 import Tucker2Conv2d
+from .layers.tucker2 import SeparableConv2d, Tucker2Conv2d
 from .layers.weight import ComposedWeight
 from .linalg.channels import Tucker2, tucker2
 from .linalg.spectral import batch_spectral_init, spectral_init
@@ -62,6 +62,7 @@ __all__ = [
     "OutputValue",
     "QueryKey",
     "RankScale",
+    "SeparableConv2d",
     "Summary",
     "TensorConv2d",
     "TensorTrainConv2d",

@@ -26,7 +26,7 @@ from .layers.factors import checked_rank
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.product import ProductLayer
 from .layers.tensor import CPConv2d, TensorTrainConv2d, TuckerConv2d
-from .layers.tucker2 import Tucker2Conv2d
+from .layers.tucker2 import SeparableConv2d, Tucker2Conv2d
 from .layers.weight import ComposedWeight, Place
 from .model import merge as merged
 from .model import replace
@@ -39,6 +39,7 @@ from .usage import check_model
 _CLASSES: tuple[type[FactorizedLayer], ...] = (
     FactorizedLinear, FactorizedTransposedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d,
     FactorizedEmbedding, TensorTrainConv2d, TuckerConv2d, CPConv2d, Tucker2Conv2d,
+    SeparableConv2d,
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (*_CLASSES, ComposedWeight)}
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import cost
 from ..linalg.channels import tucker2
+from ..linalg.decompose import canonical_polyadic
 from .base import is_channels_last, weight_obstacle
 from .composed import ComposedConv2d
 from .conv import numeric_padding
@@ -62,9 +63,14 @@ class Tucker2Conv2d(ComposedConv2d):
         self.rank = self.ranks(in_channels, out_channels, rank)
         r_out, r_in = self.rank
         self.U = nn.Parameter(torch.empty(out_channels, r_out, **options))
-        self.core = nn.Parameter(torch.empty(r_out, r_in, *self.kernel_size, **options))
+        self.core = nn.Parameter(torch.empty(r_out, r_in // self.core_groups(self.rank), *self.kernel_size, **options))
         self.VT = nn.Parameter(torch.empty(r_in, in_channels, **options))
         self.reset_parameters()
+
+    @staticmethod
+    def core_groups(rank: tuple[int, int]) -> int:
+        """Return the groups of the convolution in the middle, for ranks `(r_out, r_in)`."""
+        return 1
 
     @staticmethod
     def ranks(in_channels: int, out_channels: int, rank: Rank) -> tuple[int, int]:
@@ -141,7 +147,12 @@ class Tucker2Conv2d(ComposedConv2d):
         new = cls._like(layer, rank, path=path, device=weight.device, dtype=weight.dtype)
         new.channels_last = is_channels_last(weight)
         new._take_over(layer)
-        return new.set_factors(*tucker2(weight, A, G, basis).best(new.rank))
+        return new.set_factors(*cls.decompose(tucker2(weight, A, G, basis).best(new.rank)))
+
+    @staticmethod
+    def decompose(factors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the factors of this class for `(U, core, VT)` of a Tucker-2 decomposition."""
+        return factors
 
     @torch.no_grad()
     def set_factors(self, U: Tensor, core: Tensor, VT: Tensor) -> "Tucker2Conv2d":
@@ -188,9 +199,12 @@ class Tucker2Conv2d(ComposedConv2d):
         return {
             "compose": self.compose_cost(),
             "dense": after * taps * self.in_channels * self.out_channels,
-            "steps": before * self.in_channels * r_in + after * r_out * (taps * r_in + self.out_channels),
+            "steps": before * self.in_channels * r_in + after * (self._core_size() + r_out * self.out_channels),
             "intermediate": before * r_in + after * r_out,
         }
+
+    def _core_size(self) -> int:
+        return math.prod(self.core.shape)
 
     def _skips(self) -> bool:
         """Tell whether what strides skip can be left out first: where the kernel has one entry."""
@@ -214,8 +228,58 @@ class Tucker2Conv2d(ComposedConv2d):
         if self._skips():
             x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
         x = F.conv2d(x, self.VT[:, :, None, None])
-        x = F.conv2d(x, self.core, None, stride, self.padding, self.dilation)
+        x = F.conv2d(x, self.core, None, stride, self.padding, self.dilation, self.core_groups(self.rank))
         return F.conv2d(x, self.U[:, :, None, None], self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, path={self.path}"
+
+
+class SeparableConv2d(Tucker2Conv2d):
+    """A 2-D convolution in three parts of which the one in the middle is depthwise.
+
+        x --- VT: 1 x 1 ---> r channels --- core: kh x kw, one filter a channel ---> r channels --- U: 1 x 1 ---> y
+
+    The kernel is K[o, c] = sum_r U[o, r] core[r] VT[r, c], a canonical polyadic (CP) decomposition whose third mode is
+    the position. Parameters: `r (in + kh kw + out)`, plus the bias. All else is as of `Tucker2Conv2d`.
+
+    Args:
+        rank: a pair of the same number twice, or one scale, a fraction of the smaller number of channels.
+    """
+
+    @staticmethod
+    def core_groups(rank: tuple[int, int]) -> int:
+        """Return the groups of the convolution in the middle: one a channel."""
+        return rank[0]
+
+    @staticmethod
+    def ranks(in_channels: int, out_channels: int, rank: Rank) -> tuple[int, int]:
+        """Return the rank twice."""
+        if not isinstance(rank, (tuple, list)):
+            fewer = min(in_channels, out_channels)
+            rank = Tucker2Conv2d.ranks(fewer, fewer, rank)
+        r_out, r_in = Tucker2Conv2d.ranks(in_channels, out_channels, rank)
+        if r_out != r_in:
+            raise ValueError(f"a depthwise convolution has as many outputs as inputs, not {r_out} and {r_in}")
+        return r_out, r_in
+
+    def compose(self, *factors: Tensor) -> Tensor:
+        U, core, VT = factors
+        return U @ (core * VT[:, :, None, None]).flatten(1)
+
+    def compose_cost(self) -> int:
+        return math.prod(self.kernel_size) * self.in_channels * self.rank[0] * (1 + self.out_channels)
+
+    @staticmethod
+    def decompose(factors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return factors whose core is a CP decomposition by alternating least squares, of rank min(r_out, r_in).
+
+        The directions stay as they are; the start is fixed.
+        """
+        U, core, VT = factors
+        rank, kernel = min(core.shape[:2]), core.shape[2:]
+        start = torch.Generator().manual_seed(0)
+        outputs, inputs, positions = canonical_polyadic(core.flatten(2), rank, start)
+        size = torch.linalg.vector_norm(positions, dim=0)  # absorbed by U, so that no filter is much larger than others
+        scale = torch.where(size > 0, size, 1)
+        return U @ (outputs * scale), (positions / scale).mT.reshape(rank, 1, *kernel), inputs.mT @ VT

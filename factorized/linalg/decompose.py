@@ -66,16 +66,19 @@ def tucker(tensor: Tensor, ranks: tuple[int, int, int]) -> tuple[Tensor, ...]:
     return U1.mT @ R.mT, Q.mT.reshape(-1, r2, r3), torch.eye(r3).to(tensor), U1, U2, U3
 
 
-def canonical_polyadic(tensor: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def canonical_polyadic(
+    tensor: Tensor, rank: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return factors (n1, r), (n2, r), (n3, r) by alternating least squares from the leading mode vectors.
 
     Where the rank exceeds a dimension, the surplus columns start random.
 
     Args:
         tensor: shape (n1, n2, n3).
+        generator: of these, on the CPU; None is PyTorch's own on the tensor's device.
     """
     unfolded = [tensor.movedim(mode, 0).flatten(1) for mode in range(3)]
-    factors = [_padded(_left_vectors(matrix, rank), rank) for matrix in unfolded]
+    factors = [_padded(_left_vectors(matrix, rank), rank, generator) for matrix in unfolded]
     norm, error = torch.linalg.vector_norm(tensor), torch.inf
     for _ in range(_SWEEPS):
         for mode, matrix in enumerate(unfolded):
@@ -95,6 +98,8 @@ def _left_vectors(matrix: Tensor, count: int) -> Tensor:
     return torch.linalg.svd(matrix, full_matrices=False).U[:, :count]
 
 
-def _padded(columns: Tensor, count: int) -> Tensor:
-    surplus = torch.randn(len(columns), count - columns.shape[1], dtype=columns.dtype, device=columns.device)
+def _padded(columns: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    device = columns.device if generator is None else generator.device
+    size = len(columns), count - columns.shape[1]
+    surplus = torch.randn(size, dtype=columns.dtype, device=device, generator=generator).to(columns.device)
     return torch.cat([columns, surplus / len(columns) ** 0.5], dim=1)

@@ -21,6 +21,7 @@ from factorized import (
     FactorizedTransposedLinear,
     OutputValue,
     QueryKey,
+    SeparableConv2d,
     TensorConv2d,
     TensorTrainConv2d,
     Tucker2Conv2d,
@@ -65,7 +66,7 @@ def test_every_class_is_here():
     parts = {QueryKey, OutputValue}  # of attention
     public = {getattr(factorized, name) for name in factorized.__all__}
     modules = {kind for kind in public if isinstance(kind, type) and issubclass(kind, nn.Module)}
-    assert modules - bases - parts == {*PRODUCTS, *TENSORS, Tucker2Conv2d, FactorizedAttention, ComposedWeight}
+    assert modules - bases - parts == {*PRODUCTS, *TENSORS, Tucker2Conv2d, SeparableConv2d, FactorizedAttention, ComposedWeight}
 
 
 @pytest.mark.filterwarnings("ignore:spectral initialization pads")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import factorized
-from factorized import FrobeniusDecay, Tucker2Conv2d, tucker2
+from factorized import FrobeniusDecay, SeparableConv2d, Tucker2Conv2d, tucker2
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -208,16 +208,51 @@ def test_decay_is_that_of_the_kernel(path, in_backward):
         torch.testing.assert_close(one, other)
 
 
+def depthwise(U, core, VT):
+    return torch.einsum("or,rij,rc->ocij", U, core.squeeze(1), VT)
+
+
+@pytest.mark.parametrize("path", ["auto", "composed", "two_step"])
+@pytest.mark.parametrize("geometry", [(3, 1, 1, 1), (3, 2, 2, 2), (1, 2, 0, 1)])
+def test_separable_layer_is_the_convolution_of_its_kernel(path, geometry):
+    kernel_size, *others = geometry
+    layer = SeparableConv2d(5, 6, kernel_size, (3, 3), *others, path=path, **DOUBLE)
+    x = torch.randn(2, 5, 9, 8, **DOUBLE)
+    kernel = depthwise(*layer.factors())
+    torch.testing.assert_close(layer(x), F.conv2d(x, kernel, layer.bias, *others))
+    torch.testing.assert_close(layer.weight, kernel)
+    assert factorized.parameter_count(layer) == 3 * (5 + layer.kernel_size[0] ** 2 + 6) + 6
+
+
+def test_separable_layer_of_a_kernel_that_is_one():
+    """A kernel of that form is found again; of others what is found is no worse than any single sweep could tell."""
+    torch.manual_seed(0)
+    dense = nn.Conv2d(6, 5, 3, bias=False, **DOUBLE)
+    factors = (torch.randn(size, **DOUBLE) for size in ((5, 2), (2, 1, 3, 3), (2, 6)))
+    dense.weight.data.copy_(depthwise(*factors))
+    layer = SeparableConv2d.from_dense(dense, (2, 2))
+    torch.testing.assert_close(layer.weight, dense.weight, rtol=1e-3, atol=1e-3)
+    pointwise = nn.Conv2d(6, 5, 1, **DOUBLE)
+    torch.testing.assert_close(SeparableConv2d.from_dense(pointwise, (5, 5)).weight, pointwise.weight)
+    any_kernel = nn.Conv2d(6, 5, 3, **DOUBLE)
+    one, other = (SeparableConv2d.from_dense(any_kernel, 1.0) for _ in range(2))
+    assert one.rank == (5, 5) and torch.equal(one.weight, other.weight)
+    assert (one.weight - any_kernel.weight).norm() < 0.7 * any_kernel.weight.norm()
+    with pytest.raises(ValueError, match="as many outputs as inputs"):
+        SeparableConv2d(4, 4, 3, (2, 3))
+
+
 def small_net() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.Flatten(), nn.Linear(12 * 36, 4)
     )
 
 
-def test_factorize_merge_save_and_load(tmp_path):
+@pytest.mark.parametrize(("kind", "rank"), [(Tucker2Conv2d, (6, 4)), (SeparableConv2d, (4, 4))])
+def test_factorize_merge_save_and_load(tmp_path, kind, rank):
     torch.manual_seed(0)
-    model = factorized.factorize(small_net(), rank_scale=0.5, layer={nn.Conv2d: Tucker2Conv2d}, exclude=["4"])
-    assert [type(model[i]) for i in (0, 2)] == [Tucker2Conv2d] * 2 and model[2].rank == (6, 4)
+    model = factorized.factorize(small_net(), rank_scale=0.5, layer={nn.Conv2d: kind}, exclude=["4"])
+    assert [type(model[i]) for i in (0, 2)] == [kind] * 2 and model[2].rank == rank
     x = torch.randn(2, 3, 8, 8)
     expected = model(x)
     factorized.save(model, tmp_path / "saved")

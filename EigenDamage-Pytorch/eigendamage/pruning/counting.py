@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import factorized
-from factorized import Tucker2Conv2d
+from factorized import SeparableConv2d, Tucker2Conv2d
 
 from ..flow import Flow, Layer, Norm
 from .removal import Units, maps
@@ -67,27 +67,29 @@ def cost(model: nn.Module, size: tuple[int, int]) -> Cost:
     for name, (before, after) in sizes(model, size).items():
         module: Any = model.get_submodule(name)
         if isinstance(module, Tucker2Conv2d):
-            adds += tucker2_adds(module, module.rank, before, after)
+            adds += tucker2_adds(module, type(module), module.rank, before, after)
         else:
             adds += after * module.weight.numel()
     return Cost(factorized.parameter_count(model), adds)
 
 
-def tucker2_parameters(layer: Any, rank: tuple[int, int]) -> int:
-    """Return the parameters that a convolution has in Tucker-2 form."""
+def _core(layer: Any, form: type[Tucker2Conv2d], rank: tuple[int, int]) -> int:
+    return math.prod(layer.kernel_size) * rank[0] * rank[1] // form.core_groups(rank)
+
+
+def tucker2_parameters(layer: Any, form: type[Tucker2Conv2d], rank: tuple[int, int]) -> int:
+    """Return the parameters that a convolution has in Tucker-2 form, or in its depthwise one."""
     bias = 0 if layer.bias is None else layer.out_channels
     r_out, r_in = rank
-    core = math.prod(layer.kernel_size) * r_out * r_in
-    return layer.in_channels * r_in + core + layer.out_channels * r_out + bias
+    return layer.in_channels * r_in + _core(layer, form, rank) + layer.out_channels * r_out + bias
 
 
-def tucker2_adds(layer: Any, rank: tuple[int, int], before: int, after: int) -> int:
-    """Return the multiply-adds of a convolution in Tucker-2 form, one factor after another."""
+def tucker2_adds(layer: Any, form: type[Tucker2Conv2d], rank: tuple[int, int], before: int, after: int) -> int:
+    """Return its multiply-adds, one factor after another."""
     r_out, r_in = rank
     if layer.kernel_size == (1, 1):  # what strides skip is left out first
         before = after
-    core = math.prod(layer.kernel_size) * r_out * r_in
-    return before * layer.in_channels * r_in + after * (core + r_out * layer.out_channels)
+    return before * layer.in_channels * r_in + after * (_core(layer, form, rank) + r_out * layer.out_channels)
 
 
 class FilterCost:
@@ -134,29 +136,48 @@ def chosen(units: Units, kept: Kept) -> dict[str, list[int]]:
 class DirectionCost:
     """The cost of a network whose convolutions keep some directions, where that makes them smaller.
 
-    Arguments as of `FilterCost`; `layers` are the convolutions by name.
+    Arguments as of `FilterCost`; `layers` are the convolutions by name, and `form` is the class that they get.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, Any], kind: str, size: tuple[int, int]):
-        self.layers, self.kind = layers, kind
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Any],
+        form: type[Tucker2Conv2d],
+        kind: str,
+        size: tuple[int, int],
+    ):
+        self.layers, self.form, self.kind = layers, form, kind
         self.sizes = sizes(model, size)
-        own = {name: self._of(layer, getattr(layer, "rank", None), name) for name, layer in layers.items()}
-        self.now = own
-        self.others = cost(model, size).of(kind) - sum(own.values())
+        self.now = {name: self._now(name) for name in layers}
+        self.others = cost(model, size).of(kind) - sum(self.now.values())
 
-    def _of(self, layer: Any, rank: tuple[int, int] | None, name: str) -> int:
-        before, after = self.sizes[name]
+    def _now(self, name: str) -> int:
+        layer = self.layers[name]
         if self.kind == "parameters":
-            return factorized.parameter_count(layer) if rank is None else tucker2_parameters(layer, rank)
-        return after * layer.weight.numel() if rank is None else tucker2_adds(layer, rank, before, after)
+            return factorized.parameter_count(layer)
+        if isinstance(layer, Tucker2Conv2d):
+            return tucker2_adds(layer, type(layer), layer.rank, *self.sizes[name])
+        return self.sizes[name].after * layer.weight.numel()
 
-    def saves(self, name: str, rank: tuple[int, int]) -> bool:
-        """Tell whether a layer would be smaller with these ranks (outputs, inputs)."""
-        return self._of(self.layers[name], rank, name) < self.now[name]
+    def _with(self, kept: Kept, name: str) -> int:
+        """Return the cost of a layer with what is kept of it, as it is now if that is no less.
+
+        A layer takes another form only where its core as a whole, not yet depthwise, makes it smaller, as published.
+        """
+        layer, rank = self.layers[name], (len(kept[Part(name)]), len(kept[Part(name, "inputs")]))
+        dense = layer.in_channels * layer.out_channels * math.prod(layer.kernel_size)
+        if tucker2_parameters(layer, Tucker2Conv2d, rank) >= dense + (0 if layer.bias is None else layer.out_channels):
+            return self.now[name]
+        if self.form is SeparableConv2d:
+            rank = min(rank), min(rank)
+        if self.kind == "parameters":
+            return min(self.now[name], tucker2_parameters(layer, self.form, rank))
+        return min(self.now[name], tucker2_adds(layer, self.form, rank, *self.sizes[name]))
+
+    def saves(self, kept: Kept, name: str) -> bool:
+        """Tell whether a layer becomes smaller with what is kept of it."""
+        return self._with(kept, name) < self.now[name]
 
     def __call__(self, kept: Kept) -> int:
-        total = self.others
-        for name, layer in self.layers.items():
-            rank = len(kept[Part(name)]), len(kept[Part(name, "inputs")])
-            total += min(self.now[name], self._of(layer, rank, name))
-        return total
+        return self.others + sum(self._with(kept, name) for name in self.layers)

@@ -9,6 +9,8 @@ and A the factors of K-FAC (`statistics`), up to the factor 1/2 that all have in
     c-obs        sum_m w_nm^2 / ([G^-1]_nn [A^-1]_mm)
     eigendamage  of directions of the inputs and outputs, in the eigenvectors of A and G (`factorized.tucker2`)
 
+`eigendamage-separable` goes on to take the core apart into a depthwise convolution (`factorized.SeparableConv2d`).
+
 The inverses are of damped matrices. The published scores of the second and third replace w A w^T by w^2 A 1.
 """
 
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factorized import Tucker2, Tucker2Conv2d, tucker2
+from factorized import SeparableConv2d, Tucker2, Tucker2Conv2d, tucker2
 
 from . import obs
 from .statistics import Moments
@@ -54,6 +56,8 @@ class Method:
     """whether the filters that stay are corrected"""
     basis: str = ""
     """of directions, as for `factorized.tucker2`"""
+    form: type[Tucker2Conv2d] = Tucker2Conv2d
+    """what layers become of which directions are left"""
 
     @property
     def of_directions(self) -> bool:
@@ -99,6 +103,7 @@ METHODS: dict[str, Method] = {
     "kron-obs": Method(("G", "power"), _kron_obs, ("G", "row_sums"), corrects=True),
     "c-obs": Method(("G", "A"), _c_obs, corrects=True),
     "eigendamage": Method(("G", "channels"), basis="eigen"),
+    "eigendamage-separable": Method(("G", "channels"), basis="eigen", form=SeparableConv2d),
     "activations": Method(("channels",), basis="singular"),
     "hosvd": Method((), basis="singular"),
     "magnitude": Method((), _magnitude),
@@ -127,11 +132,12 @@ def corrected(weight: Tensor, moments: Moments, removed: Tensor, scoring: Scorin
 def directions(layer: Any, moments: Moments, basis: str) -> Tucker2:
     """Return the directions of a convolution, or of the core of one in Tucker-2 form, whose metrics are those there.
 
+    A depthwise core is none: such a layer counts as the convolution that it stands for.
     Behind a 1 x 1 convolution V the second moments of the inputs are V A V^T, and before one of U those of the
     gradients are U^T G U.
     """
     A, G = (moments[kind].double() if kind in moments else None for kind in ("channels", "G"))
-    if not isinstance(layer, Tucker2Conv2d):
+    if type(layer) is not Tucker2Conv2d:
         return tucker2(layer.weight.detach(), A, G, basis)
     U, core, VT = (factor.detach().double() for factor in layer.factors())
     A = VT @ VT.mT if A is None else VT @ A @ VT.mT

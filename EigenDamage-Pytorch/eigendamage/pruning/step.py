@@ -95,7 +95,7 @@ class Pruner:
         if method.of_directions:
             scores = {Part(name): f.output_scores for name, f in found.items()}
             scores |= {Part(name, "inputs"): f.input_scores for name, f in found.items()}
-            counting = DirectionCost(pruned.model, layers, kind, size)
+            counting = DirectionCost(pruned.model, layers, method.form, kind, size)
         else:
             scores = {
                 Part(name): self._scores(layer, moments.get(name, {}), generator) for name, layer in layers.items()
@@ -151,19 +151,20 @@ class Pruner:
     def _rotate(self, pruned: Pruned, found: Mapping[str, Tucker2], kept: Kept, counting: DirectionCost) -> None:
         pruned.frozen = self.fixed_rotations
         for name, f in found.items():
-            outputs, inputs = kept[Part(name)], kept[Part(name, "inputs")]
-            if counting.saves(name, (len(outputs), len(inputs))):
-                layer = rotated(pruned.convolutions[name], *f.kept(outputs, inputs))
+            if counting.saves(kept, name):
+                factors = f.kept(kept[Part(name)], kept[Part(name, "inputs")])
+                layer = rotated(pruned.convolutions[name], METHODS[self.method].form, *factors)
                 parent, _, own = name.rpartition(".")
                 setattr(pruned.model.get_submodule(parent), own, layer)
         pruned.freeze()
 
 
-def rotated(layer: Any, U: Tensor, core: Tensor, VT: Tensor) -> Tucker2Conv2d:
+def rotated(layer: Any, form: type[Tucker2Conv2d], U: Tensor, core: Tensor, VT: Tensor) -> Tucker2Conv2d:
     """Return a convolution in Tucker-2 form; of one that has it already the factors around the core are joined."""
-    if isinstance(layer, Tucker2Conv2d):
+    if type(layer) is Tucker2Conv2d:
         U, VT = layer.U.double() @ U, VT @ layer.VT.double()
-    new = Tucker2Conv2d._like(layer, tuple(core.shape[:2]), device=layer.weight.device, dtype=layer.weight.dtype)
+    U, core, VT = form.decompose((U, core, VT))
+    new = form._like(layer, (U.shape[1], len(VT)), device=layer.weight.device, dtype=layer.weight.dtype)
     new.channels_last = getattr(layer, "channels_last", False)
     new._take_over(layer)
     return new.set_factors(U, core, VT).requires_grad_(True)

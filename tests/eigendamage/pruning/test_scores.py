@@ -178,7 +178,7 @@ def test_directions_without_removal_change_nothing_twice_in_a_row():
             layer = getattr(model, name)
             found = directions(layer, moments[name], basis)
             rank = found.core.shape[:2]
-            setattr(model, name, rotated(layer, *found.kept(range(rank[0]), range(rank[1]))))
+            setattr(model, name, rotated(layer, Tucker2Conv2d, *found.kept(range(rank[0]), range(rank[1]))))
             assert isinstance(getattr(model, name), Tucker2Conv2d)
         torch.testing.assert_close(model(x), expected, rtol=1e-6, atol=1e-8)
 
