@@ -12,7 +12,7 @@ from lab.cli import launch
 # isort: split
 from eigendamage import data
 from eigendamage.pruning import settings
-from eigendamage.pruning.methods import METHODS
+from eigendamage.pruning.methods import METHODS, SEPARABLE
 from eigendamage.pruning.rounds import FILES, Cache, Rounds
 
 from lab import devices
@@ -21,9 +21,14 @@ from lab.run import Run
 
 def main(argv: list[str] | None = None) -> None:
     """Prune as the command line says, and leave the files of each run in its folder."""
-    args = settings.build_parser("main_prune.py", __doc__, tuple(METHODS)).parse_args(argv)
+    run_all("main_prune.py", __doc__, tuple(name for name in METHODS if name != SEPARABLE), argv)
+
+
+def run_all(prog: str, description: str | None, methods: tuple[str, ...], argv: list[str] | None) -> None:
+    """Do every run that the command line of a program asks for, which knows these methods."""
+    args = settings.build_parser(prog, description, methods).parse_args(argv)
     cache: Cache = {}
-    for plan in settings.plans(args):
+    for plan in settings.plans(args, methods):
         prune(plan, cache)
 
 

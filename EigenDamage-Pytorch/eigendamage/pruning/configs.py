@@ -11,10 +11,12 @@ from typing import Any
 
 from lab.cli import UserError
 
+from .methods import SEPARABLE
+
 MODES = ("one_pass", "iterative")
-FISHER_MODES = {"diag": "c-obd", "OBD_F2": "kron-obd", "OBS_F2": "kron-obs", "full": "c-obs", "eigen": "eigendamage"}
+FISHER_MODES = {"diag": "c-obd", "OBD_F2": "kron-obd", "OBS_F2": "kron-obs", "full": "c-obs", "eigen": "eigendamage",
+                "eigen_svd": SEPARABLE}  # fmt: skip
 """Published names of methods."""
-SEPARABLE = "eigen_svd"
 KEYS = (
     "exp_name", "network", "depth", "dataset", "batch_size", "epoch", "learning_rate", "weight_decay", "ratio",
     "fisher_mode", "fisher_type", "fix_layers", "checkpoint", "pruner", "normalize", "prune_mode", "prune_ratio_limit",
@@ -29,7 +31,7 @@ _ALGORITHMS = {
     "fisher_diag": "diag", "kfacf_OBD_F2": "OBD_F2", "kfacf_OBS_F2": "OBS_F2", "kfacf_full": "full",
     "kfacf_eigen": "eigen",
 }  # fmt: skip
-_SVD = {"svd_eigendamage": SEPARABLE}
+_SVD = {"svd_eigendamage": "eigen_svd"}
 _NO_PATCH = ("kfacf_OBS_F2", "kfacf_full")
 _SIX = "0.4,0.5,0.6,0.7,0.8,0.9"
 # Folder, algorithms, data sets, networks, mode, ratios, limit, learning rate.
@@ -53,7 +55,7 @@ def published() -> Iterator[tuple[str, dict[str, Any]]]:
                 for prefix, fisher_mode in algorithms.items():
                     patch = "_no_patch" if prefix in _NO_PATCH else ""
                     folder = f"configs/exp_for_{group}/{data}/{net}/{mode}"
-                    stem = prefix if fisher_mode == SEPARABLE else f"{prefix}_base"
+                    stem = prefix if group == "svd" else f"{prefix}_base"
                     base = f"{folder}/base/{stem}.json"
                     yield base, {
                         "exp_name": f"{data}_{net}_{prefix}{patch}_{mode}_", "network": network, "depth": depth,
@@ -120,8 +122,8 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     if missing := [key for key in _NEEDED if key not in config]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     mode = config["fisher_mode"]
-    if mode not in (*FISHER_MODES, SEPARABLE):
-        known = ", ".join((*FISHER_MODES, SEPARABLE))
+    if mode not in FISHER_MODES:
+        known = ", ".join(FISHER_MODES)
         more = ": it was never implemented" if str(mode).startswith("ekfac") else ""
         raise UserError(f"{path}: fisher_mode {mode!r} is not supported{more}; choose from {known}")
     if config.get("prune_mode", MODES[0]) not in MODES:

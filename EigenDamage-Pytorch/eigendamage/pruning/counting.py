@@ -163,12 +163,9 @@ class DirectionCost:
     def _with(self, kept: Kept, name: str) -> int:
         """Return the cost of a layer with what is kept of it, as it is now if that is no less.
 
-        A layer takes another form only where its core as a whole, not yet depthwise, makes it smaller, as published.
+        What decides is the form that the layer gets; the published code of the separable one asked for its core before.
         """
         layer, rank = self.layers[name], (len(kept[Part(name)]), len(kept[Part(name, "inputs")]))
-        dense = layer.in_channels * layer.out_channels * math.prod(layer.kernel_size)
-        if tucker2_parameters(layer, Tucker2Conv2d, rank) >= dense + (0 if layer.bias is None else layer.out_channels):
-            return self.now[name]
         if self.form is SeparableConv2d:
             rank = min(rank), min(rank)
         if self.kind == "parameters":

@@ -39,6 +39,8 @@ class Scoring:
     """of the OBS methods: `joint`, the optimum; `single`, as published; `none`"""
 
 
+SEPARABLE = "eigendamage-separable"
+"""the method of `main_prune_separable.py`"""
 CORRECTIONS = ("joint", "single", "none")
 
 
@@ -103,7 +105,7 @@ METHODS: dict[str, Method] = {
     "kron-obs": Method(("G", "power"), _kron_obs, ("G", "row_sums"), corrects=True),
     "c-obs": Method(("G", "A"), _c_obs, corrects=True),
     "eigendamage": Method(("G", "channels"), basis="eigen"),
-    "eigendamage-separable": Method(("G", "channels"), basis="eigen", form=SeparableConv2d),
+    SEPARABLE: Method(("G", "channels"), basis="eigen", form=SeparableConv2d),
     "activations": Method(("channels",), basis="singular"),
     "hosvd": Method((), basis="singular"),
     "magnitude": Method((), _magnitude),

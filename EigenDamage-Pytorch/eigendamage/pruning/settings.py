@@ -12,7 +12,7 @@ from lab.settings import Parser, flag
 
 from . import configs
 from .counting import COSTS
-from .methods import CORRECTIONS, METHODS, Scoring
+from .methods import CORRECTIONS, METHODS, SEPARABLE, Scoring
 from .start import Start
 from .step import Pruner, Target
 
@@ -95,14 +95,18 @@ def build_parser(prog: str, description: str | None, methods: Sequence[str]) -> 
     return Parser(kind, prog=prog, description=description)
 
 
-def plans(args: Settings) -> list[Plan]:
+def plans(args: Settings, methods: Sequence[str]) -> list[Plan]:
     """Return the runs that the command line asks for: one, or one for each ratio and variant of a configuration.
+
+    Args:
+        methods: that the program knows; a single one need not be named.
 
     Raises:
         UserError: for flags and configurations that contradict or need each other, and as `Start.read`.
     """
     if args.config is None:
-        return [_plan(args, {}, args.save_dir or Path("runs/pruning") / (args.method or ""))]
+        folder = args.save_dir or Path("runs/pruning") / (args.method or methods[0])
+        return [_plan(args, {}, folder, methods)]
     if args.method or args.target_ratio or args.ratio or args.rounds > 1:
         raise UserError(
             "--config says method, ratios and rounds: leave out --method, --target-ratio, --ratio, --rounds"
@@ -113,11 +117,11 @@ def plans(args: Settings) -> list[Plan]:
         folder = _folder(args, config, len(variants) > 1)
         steps = len(configs.numbers(config, "ratio", args.config))
         if config.get("prune_mode", configs.MODES[0]) == "iterative" or steps == 1:
-            found.append(_plan(args, config, folder))
+            found.append(_plan(args, config, folder, methods))
             continue
         for step in range(steps):  # each ratio starts from the same network
             one = {key: configs.numbers(config, key, args.config)[step : step + 1] for key in _OF_ROUNDS}
-            found.append(_plan(args, {**config, **one}, folder / str(step)))
+            found.append(_plan(args, {**config, **one}, folder / str(step), methods))
     return found
 
 
@@ -133,12 +137,17 @@ def _folder(args: Settings, config: dict[str, Any], several: bool) -> Path:
     return Path("runs/pruning", *folders, str(config.get("exp_name") or args.config.stem))
 
 
-def _plan(args: Settings, config: dict[str, Any], folder: Path) -> Plan:
-    method = configs.FISHER_MODES.get(config["fisher_mode"], config["fisher_mode"]) if config else args.method
+def _plan(args: Settings, config: dict[str, Any], folder: Path, methods: Sequence[str]) -> Plan:
+    method = configs.FISHER_MODES[config["fisher_mode"]] if config else args.method
     if method is None:
-        raise UserError(f"give --method ({', '.join(METHODS)}) or --config")
-    if method not in METHODS:
-        raise UserError(f"fisher_mode {method} is pruned by main_prune_separable.py")
+        if len(methods) > 1:
+            raise UserError(f"give --method ({', '.join(methods)}) or --config")
+        method = methods[0]
+    if method not in methods:
+        program = "main_prune_separable.py" if method == SEPARABLE else "main_prune.py"
+        raise UserError(f"{args.config}: fisher_mode {config['fisher_mode']} is for {program}")
+    if any(configs.numbers(config, "pre_model", args.config) if "pre_model" in config else []):
+        raise UserError(f"{args.config}: pre_model has no effect; --resume auto goes on after a removal that was saved")
     source = args.source or (Path(config["checkpoint"]) if config.get("checkpoint") else None)
     if source is None:
         raise UserError("give the network to prune: --from with the folder of a run of main_pretrain.py")

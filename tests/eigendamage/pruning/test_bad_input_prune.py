@@ -32,6 +32,7 @@ CONFIGS = {
     "limit": {**CONFIG, "prune_ratio_limit": 2},
     "other": {**CONFIG, "depth": 32},
     "separable": {**CONFIG, "fisher_mode": "eigen_svd"},
+    "again": {**CONFIG, "pre_model": "1"},
     "gone": {**CONFIG, "checkpoint": "checkpoint/pretrain/cifar10_vgg19_best.t7"},
     "sweep": {"base": 3, "exps": []},
     "nameless": {"base": "typo.json", "exps": [{"epoch": "1"}]},
@@ -101,6 +102,7 @@ CASES = {
     "config of another network": ("--config other.json", "holds a resnet8, but other.json says 32"),
     "config of the other program": ("--config separable.json", "main_prune_separable.py"),
     "checkpoint of a config": ("--config gone.json", "--from checkpoint/pretrain/cifar10_vgg19_best.t7: no such file"),
+    "network that was saved before": ("--config again.json", "pre_model has no effect", "--resume auto"),
     "sweep of nothing": ("--config sweep.json", "is no sweep"),
     "variant without a name": ("--config nameless.json", "a variant in exps has no name"),
 }  # fmt: skip

@@ -17,7 +17,7 @@ BASES = {path: config for path, config in PUBLISHED.items() if "/base/" in path}
 
 def plans(flags: str):
     parser = settings.build_parser("main_prune.py", "", tuple(METHODS))
-    return settings.plans(parser.parse_args(flags.split()))
+    return settings.plans(parser.parse_args(flags.split()), tuple(METHODS))
 
 
 @pytest.fixture
