@@ -10,6 +10,8 @@ controls magnitude and random.
 from lab.cli import launch
 
 # isort: split
+from collections.abc import Sequence
+
 from eigendamage import data
 from eigendamage.pruning import settings
 from eigendamage.pruning.methods import METHODS, SEPARABLE
@@ -17,18 +19,25 @@ from eigendamage.pruning.rounds import FILES, Cache, Rounds
 
 from lab import devices
 from lab.run import Run
+from lab.settings import Parser
+
+METHODS_HERE = tuple(name for name in METHODS if name != SEPARABLE)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Prune as the command line says, and leave the files of each run in its folder."""
-    run_all("main_prune.py", __doc__, tuple(name for name in METHODS if name != SEPARABLE), argv)
+    run_all(build_parser(), METHODS_HERE, argv)
 
 
-def run_all(prog: str, description: str | None, methods: tuple[str, ...], argv: list[str] | None) -> None:
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    return settings.build_parser("main_prune.py", __doc__, METHODS_HERE)
+
+
+def run_all(parser: Parser, methods: Sequence[str], argv: list[str] | None) -> None:
     """Do every run that the command line of a program asks for, which knows these methods."""
-    args = settings.build_parser(prog, description, methods).parse_args(argv)
     cache: Cache = {}
-    for plan in settings.plans(args, methods):
+    for plan in settings.plans(parser.parse_args(argv), methods):
         prune(plan, cache)
 
 

@@ -16,7 +16,7 @@ from lab.settings import GROUPS, VOCABULARY
 HERE = Path(__file__).resolve().parent
 EXPERIMENTS = {
     "pytorch_resnet_cifar10": ("trainer.py",),
-    "EigenDamage-Pytorch": ("main_pretrain.py", "main_prune.py"),
+    "EigenDamage-Pytorch": ("main_pretrain.py", "main_prune.py", "main_prune_separable.py"),
     "deficient-efficient": ("main.py", "count.py", "import_teacher.py", "collate_results.py"),
     "Transformer-PyTorch": (
         "preprocess.py", "train.py", "generate.py", "interactive.py", "score.py", "average_checkpoints.py",
@@ -33,9 +33,7 @@ def parser_of(program: str) -> Parser:
     spec.loader.exec_module(module)
     if hasattr(module, "build_parser"):
         return module.build_parser()
-    settings = module.settings
-    methods = (tuple(module.METHODS),) if hasattr(module, "METHODS") else ()
-    return settings.build_parser(*(("prog", None, *methods) if methods else ()))
+    return module.settings.build_parser()
 
 
 def shown(parser: Parser) -> dict[str, list[argparse.Action]]:

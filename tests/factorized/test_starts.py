@@ -66,7 +66,14 @@ def test_every_class_is_here():
     parts = {QueryKey, OutputValue}  # of attention
     public = {getattr(factorized, name) for name in factorized.__all__}
     modules = {kind for kind in public if isinstance(kind, type) and issubclass(kind, nn.Module)}
-    assert modules - bases - parts == {*PRODUCTS, *TENSORS, Tucker2Conv2d, SeparableConv2d, FactorizedAttention, ComposedWeight}
+    assert modules - bases - parts == {
+        *PRODUCTS,
+        *TENSORS,
+        Tucker2Conv2d,
+        SeparableConv2d,
+        FactorizedAttention,
+        ComposedWeight,
+    }
 
 
 @pytest.mark.filterwarnings("ignore:spectral initialization pads")
