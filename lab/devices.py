@@ -47,6 +47,14 @@ class Computing:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def describe(self) -> str:
+        """Return in words on what the network runs, in which precision and order of memory, and whether compiled."""
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        names = {kind: f"{name} by autocast" for name, kind in _AMP.items()}
+        precision = names[self.amp] if self.amp else "float32"
+        order = ", channels-last" if self.memory_format == torch.channels_last else ""
+        return f"{self.device}{processes}, {precision}{order}{', compiled' if self.compile else ''}"
+
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self.device.type, self.amp) if self.amp else nullcontext()

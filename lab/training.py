@@ -199,11 +199,7 @@ def tell(
         f"data: {len(train.data):,} training images{held_out} and {len(test.data):,} test images of {width} x {height} "
         f"pixels, {len(train.data.classes)} classes"
     )
-    processes = f", {computing.world_size} processes" if computing.world_size > 1 else ""
-    order = ", channels-last" if computing.memory_format == torch.channels_last else ""
-    compiled = ", compiled" if computing.compile else ""
-    precision = "float32" if computing.amp is None else f"{args.amp} by autocast"
-    say(f"network: {network} on {computing.device}{processes}, {precision}{order}{compiled}")
+    say(f"network: {network} on {computing.describe()}")
     say(describe(counts))
     if counts.compressed != counts.original:
         example = torch.zeros(1, 3, height, width, device=computing.device)

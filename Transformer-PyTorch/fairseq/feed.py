@@ -1,5 +1,6 @@
 """What a run trains and validates on, batch by batch."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -81,6 +82,11 @@ class Feed:
             max_sentences=self.args.batch_size,
             **self._limits,
         )
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates of the first epoch; the next ones have about as many."""
+        return math.ceil(len(self.batches(1)) / (self.args.update_freq * self.computing.world_size))
 
     def updates(self, batches: list[numpy.ndarray], offset: int) -> Iterator[Update]:
         """Go through `batches` from number `offset` on. An update takes as many for every process: `update_freq`."""

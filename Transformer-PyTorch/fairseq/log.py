@@ -11,7 +11,7 @@ from lab.settings import Settings
 Item = TypeVar("Item")
 
 _DECIMALS = {"loss": 3, "nll_loss": 3, "ppl": 2, "wps": 0, "ups": 2, "wpb": 0, "bsz": 1, "gnorm": 3}
-_DECIMALS["bleu"] = 2
+_DECIMALS |= {"bleu": 2, "accuracy": 2}
 _DECIMALS |= dict.fromkeys(("clip", "oom", "sample_size", "num_updates"), 0)
 
 

@@ -20,16 +20,19 @@ class Loss(NamedTuple):
     """The negative log-likelihood."""
     bleu: float | None = None
     """BLEU of the translations, 0 to 100, if there are any."""
+    accuracy: float | None = None
+    """Share of target tokens, in percent, that no symbol is likelier than."""
 
     @classmethod
     def of(cls, values: dict) -> "Loss":
         """Return what has these `values`."""
-        return cls(values["loss"], values["nll_loss"], values.get("bleu"))
+        return cls(values["loss"], values["nll_loss"], values.get("bleu"), values.get("accuracy"))
 
     def values(self) -> dict[str, float]:
         """Return all that is known by the names under which it is logged."""
+        more = {"accuracy": self.accuracy, "bleu": self.bleu}
         values = {"loss": self.loss, "nll_loss": self.nll, "ppl": self.perplexity}
-        return values if self.bleu is None else {**values, "bleu": self.bleu}
+        return values | {name: value for name, value in more.items() if value is not None}
 
     @property
     def perplexity(self) -> float:
@@ -42,8 +45,9 @@ class Meter:
 
     def __init__(self, computing: Computing):
         self.computing = computing
-        # Loss, negative log-likelihood and batches skipped, of this process; gradient norm and clipped updates, of all.
-        self.sums = torch.zeros(5, dtype=torch.float64, device=computing.device)
+        # Loss, negative log-likelihood and batches skipped, of this process; gradient norm and clipped updates, of all;
+        # tokens guessed right, of this process.
+        self.sums = torch.zeros(6, dtype=torch.float64, device=computing.device)
         self.counts = {"updates": 0, "tokens": 0, "sentences": 0, "samples": 0}  # of all processes
         self._start: tuple[float, dict[str, int]] | None = None
 
@@ -61,7 +65,7 @@ class Meter:
         Raises:
             RunError: if one is not finite.
         """
-        loss, nll, skipped, norm, clipped = self._total().tolist()
+        loss, nll, skipped, norm, clipped, right = self._total().tolist()
         updates, tokens, sentences, samples = (max(count, 1) for count in self.counts.values())
         loss, nll, norm = loss / samples / math.log(2), nll / tokens / math.log(2), norm / updates
         check_finite(f"loss in {place}", loss)
@@ -72,6 +76,7 @@ class Meter:
             "loss": loss,
             "nll_loss": nll,
             "ppl": Loss(loss, nll).perplexity,
+            "accuracy": 100 * right / tokens,
             "wps": (self.counts["tokens"] - before["tokens"]) / seconds,
             "ups": (self.counts["updates"] - before["updates"]) / seconds,
             "wpb": tokens / updates,
@@ -84,7 +89,7 @@ class Meter:
 
     def _total(self) -> Tensor:
         total = self.computing.sum(self.sums.clone())
-        total[3:] /= self.computing.world_size
+        total[3:5] /= self.computing.world_size
         return total
 
     def state_dict(self) -> dict:
@@ -93,9 +98,10 @@ class Meter:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state_dict`."""
-        sums = self.sums.new_tensor(state["sums"])
+        sums = torch.zeros_like(self.sums)
+        sums[: len(state["sums"])] = sums.new_tensor(state["sums"])  # once there were five
         if not self.computing.is_main:
-            sums[:3] = 0
+            sums[:3] = sums[5] = 0
         self.sums, self.counts = sums, dict(state["counts"])
 
 

@@ -1,13 +1,16 @@
 """Which parameters get which decay, and the optimizer that updates them."""
 
+import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from factorized import FrobeniusDecay, parameter_groups
+from factorized import FrobeniusDecay, coefficient_for, decay_budget, describe_decay, parameter_groups
+from lab.cli import UserError, mistakes
 from lab.settings import Settings
 
 from .nag import NAG
@@ -30,8 +33,8 @@ class Optimization(NamedTuple):
     optimizer: Optimizer
     decay: FrobeniusDecay
     """Frobenius decay of the modules that the flags select, perhaps none."""
-    description: list[str]
-    """Lines about optimizer and decay."""
+    description: str
+    """What decays what, in words."""
 
 
 def build(args: Settings, model: nn.Module) -> Optimization:
@@ -48,14 +51,43 @@ def build(args: Settings, model: nn.Module) -> Optimization:
 
     groups = parameter_groups(model, args.weight_decay, include=chosen)
     decay = FrobeniusDecay(model, coefficient, include=chosen, strict=False)
-    plain, free = (f"{len(g['params'])} tensors, {sum(p.numel() for p in g['params']):,} parameters" for g in groups)
-    description = [f"| weight decay {args.weight_decay:g}: {plain}"]
-    if chosen:
-        origin = ", the value of --weight-decay since --frobenius-decay is not given"
-        origin = origin if args.frobenius_decay is None else ""
-        where = f"{len(chosen)} modules ({' '.join(asked)}), {free}"
-        description.append(f"| Frobenius decay {coefficient:g}{origin}: {where}")
-    return Optimization(OPTIMIZERS[args.optimizer](groups, args), decay, description)
+    optimizer = OPTIMIZERS[args.optimizer](groups, args)
+    return Optimization(optimizer, decay, describe_decay(optimizer, decay))
+
+
+def settle(args: Settings, rates: Sequence[float] | None) -> tuple[Settings, float | None]:
+    """Return the flags with the coefficients that `--decay-budget` leads to, if it is given, and the decay budget.
+
+    The budget is that of Frobenius decay where flags ask for it, which goes through the momentum of nag and sgd, and
+    that of weight decay otherwise, which does so in sgd alone. With `--decay-budget` both decays have it.
+
+    Args:
+        rates: of all updates; None where nobody knows, and so there is no budget.
+
+    Raises:
+        UserError: if a budget is asked for and there is none.
+    """
+    frobenius = any(getattr(args, flag) for flag in _FLAGS.values())
+    rescaled = args.optimizer == "adagrad" or args.optimizer == "adam" and frobenius
+    if rates is None or rescaled:
+        if args.decay_budget is not None:
+            cause = (
+                f"{args.optimizer} rescales decay" if rescaled else "how long the run is, and at which rates, is open"
+            )
+            raise UserError(f"--decay-budget {args.decay_budget:g} has no coefficient: {cause}; give --weight-decay")
+        return args, None
+    through = 0.0 if args.optimizer == "adam" else args.momentum  # of Frobenius decay, and below of weight decay
+    coupled = args.momentum if args.optimizer == "sgd" else 0.0
+    if args.decay_budget is not None:
+        with mistakes():
+            changes = {"weight_decay": coefficient_for(args.decay_budget, rates, coupled)}
+            if frobenius:
+                changes["frobenius_decay"] = coefficient_for(args.decay_budget, rates, through)
+        args = dataclasses.replace(args, decay_budget=None, **changes)
+    if not frobenius:
+        return args, decay_budget(rates, args.weight_decay, coupled) if coupled < 1 else None
+    coefficient = args.weight_decay if args.frobenius_decay is None else args.frobenius_decay
+    return args, decay_budget(rates, coefficient, through) if through < 1 else None
 
 
 def _warn_of_vain_flags(args: Settings, modules: dict[str, list[str]], asked: list[str], coefficient: float) -> None:

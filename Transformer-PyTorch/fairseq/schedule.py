@@ -151,6 +151,25 @@ SCHEDULES = {
 }
 
 
+def rates(args: Settings, updates_per_epoch: int) -> list[float] | None:
+    """Return the rate of every update of the run that the flags of `train.py` ask for.
+
+    None where nobody knows: the rates depend on the losses, or the run has no limit.
+    """
+    limits = [args.epochs * updates_per_epoch] * bool(args.epochs) + [args.max_update] * bool(args.max_update)
+    if args.lr_scheduler == "reduce_lr_on_plateau" or not limits:
+        return None
+    schedule, found = build(args), []
+    for update in range(1, min(limits) + 1):
+        if found and schedule.rate <= args.min_lr and not schedule.is_under_way(update - 1):
+            break  # where training stops
+        found.append(schedule.rate)
+        schedule.after_update(update)
+        if update % updates_per_epoch == 0:
+            schedule.after_epoch(update // updates_per_epoch, None)
+    return found
+
+
 def build(args: Settings) -> Schedule:
     """Return the schedule that the flags of `train.py` ask for."""
     return SCHEDULES[args.lr_scheduler](args)

@@ -84,10 +84,12 @@ class Trainer:
         mixed = numpy.random.SeedSequence(self.seed, spawn_key=(place,))
         torch.manual_seed(mixed.generate_state(1, numpy.uint64).item())
         self.optimizer.zero_grad()
-        sums = self.meter.sums.new_zeros(5)
+        sums = torch.zeros_like(self.meter.sums)
         try:
             for batch in batches:
-                sums[:2] += self._backward(batch, samples)
+                found = self._backward(batch, samples)
+                sums[:2] += found[:2]
+                sums[5] += found[2]
         except torch.OutOfMemoryError:
             self.optimizer.zero_grad()
             sums.zero_()[2] = 1
@@ -115,19 +117,24 @@ class Trainer:
             self.meter.read(f"update {self.updates}")
 
     def _backward(self, batch: Batch, samples: int) -> Tensor:
-        """Add the gradient of the loss over `samples`; return (loss, negative log-likelihood), summed."""
-        loss, nll = self._losses(self._network, batch)
+        """Add the gradient of the loss over `samples`; return what `_losses` does."""
+        loss, nll, right = self._losses(self._network, batch)
         self.computing.scaler.scale(loss / samples).backward()
-        return torch.stack([loss.detach(), nll])
+        return torch.stack([loss.detach(), nll, right])
 
-    def _losses(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _losses(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (loss, negative log-likelihood, tokens that no symbol is likelier than), summed over target tokens."""
         positions = batch.target.flatten().ne(PAD).nonzero()[:, 0]  # found before the move: a GPU would have to wait
         gold = batch.target.flatten()[positions]
         device = self.computing.device
         inputs = (t.to(device, non_blocking=True) for t in (batch.source, batch.decoder_input, positions))
         with self.computing.autocast():
             logits = network(*inputs)
-        return label_smoothed_cross_entropy(logits, gold.to(device, non_blocking=True), self.smoothing)
+        gold = gold.to(device, non_blocking=True)
+        loss, nll = label_smoothed_cross_entropy(logits, gold, self.smoothing)
+        scores = logits.detach()  # a maximum takes a fraction of the time of an argmax
+        right = scores.amax(1) == scores.gather(1, gold[:, None])[:, 0]
+        return loss, nll, right.sum().to(nll.dtype)
 
     def _sum_gradients(self) -> None:
         """Sum the gradients over all processes, in one message."""
@@ -145,13 +152,13 @@ class Trainer:
         Raises:
             UserError: if the loss is not finite after it.
         """
-        before = copy.deepcopy(self.state_dict())
+        before, schedule = copy.deepcopy(self.state_dict()), copy.deepcopy(self.schedule)
         self.step(share, tokens=tokens, sentences=sentences, samples=samples)
         if self.updates:  # else it did not fit into memory
             loss = self._evaluate(share, tokens, samples).loss
             if not math.isfinite(loss):
                 raise UserError(f"the loss is {loss} after one update; lower --lr {self.lr:g}")
-        self.meter = Meter(self.computing)
+        self.meter, self.schedule = Meter(self.computing), schedule  # whose rate no state restores before an update
         self.load_state_dict(before)
 
     def state_dict(self) -> dict:
@@ -196,8 +203,8 @@ class Trainer:
     @torch.no_grad()
     def _evaluate(self, batches: Iterable[Batch], tokens: int, samples: int) -> Loss:
         self.model.eval()
-        sums = self.meter.sums.new_zeros(2)
+        sums = self.meter.sums.new_zeros(3)
         for batch in batches:
             sums += torch.stack(self._losses(self.model, batch))
-        loss, nll = self.computing.sum(sums).tolist()
-        return Loss(loss / samples / math.log(2), nll / tokens / math.log(2))
+        loss, nll, right = self.computing.sum(sums).tolist()
+        return Loss(loss / samples / math.log(2), nll / tokens / math.log(2), accuracy=100 * right / tokens)

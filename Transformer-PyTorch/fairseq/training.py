@@ -1,13 +1,13 @@
 """A training run: epochs, validation, checkpoints, results."""
 
-import math
 from pathlib import Path
 
 from factorized import summary
-from lab import checkpoint
-from lab.cli import UserError
+from lab import checkpoint, training
+from lab.cli import UserError, mistakes
 from lab.devices import Computing
 from lab.earlier import is_in
+from lab.flags import Factorization
 from lab.record import Summary
 from lab.run import Run
 from lab.settings import Settings, plain
@@ -17,11 +17,11 @@ from . import optimization, schedule
 from .config import TransformerConfig, dense_parameter_count
 from .diagnostics import norms_of_products
 from .feed import Feed, load_data
-from .keeping import AVERAGE, FILES, LAST, Keeper, last_epochs
-from .log import Log, form_of
+from .keeping import AVERAGE, BEST, FILES, LAST, Keeper, last_epochs
+from .log import Log, form_of, shown
 from .meter import Loss, Meter
 from .trainer import Trainer
-from .transformer import build_model
+from .transformer import build_model, scale_for_ratio
 from .validation import METRICS, Validation
 
 # What may differ between the parts of a run: how long it is, what it shows and keeps, where it runs.
@@ -53,21 +53,22 @@ def train(args: Settings, config: TransformerConfig, computing: Computing) -> No
         if config.share_all_embeddings and data.dictionaries[0].identity() != data.dictionaries[1].identity():
             raise UserError("--share-all-embeddings needs one dictionary for both languages: preprocess.py's with "
                             "--joined-dictionary")  # fmt: skip
+        if args.target_ratio:
+            with mistakes():
+                config = scale_for_ratio(config, args.target_ratio, *map(len, data.dictionaries))
         model = computing.place(build_model(config, *map(len, data.dictionaries)))
-        steps = optimization.build(args, model)
+        feed = Feed(args, config, data, computing)
+        settled, budget = optimization.settle(args, schedule.rates(args, feed.updates_per_epoch))
+        steps = optimization.build(settled, model)
         options = {"smoothing": args.label_smoothing, "clip_norm": args.clip_norm, "seed": args.seed}
         trainer = Trainer(model, steps, schedule.build(args), computing, **options)
-        feed = Feed(args, config, data, computing)
         begun = run.source or args.finetune_from_model
         restore(run, begun, trainer, feed)
-        training = Training(run, feed, trainer)
+        training = Training(run, feed, trainer, budget)
         if run.source and not is_in(run.source, run.folder) and training.is_over():
             raise UserError(f"{begun} has {trainer.updates} updates: with these flags there is nothing left to train")
         training.open()
-        for line in (*training.describe(), *steps.description):
-            run.record.line(line)
-        if begun:
-            run.record.line(f"| {'continuing' if run.source else 'from'} {begun}")
+        training.tell(steps.description, begun)
         training.go()
 
 
@@ -99,6 +100,7 @@ class Training:
 
     Args:
         run: its folder, with the state of the checkpoint that it goes on from.
+        budget: of decay (`optimization.settle`).
 
     Attributes:
         epoch: present one, counted from 1.
@@ -109,7 +111,7 @@ class Training:
         metrics: diagnostics of the present epoch.
     """
 
-    def __init__(self, run: Run, feed: Feed, trainer: Trainer):
+    def __init__(self, run: Run, feed: Feed, trainer: Trainer, budget: float | None = None):
         args, state = run.args, run.state
         self.run, self.args, self.feed, self.trainer = run, args, feed, trainer
         self.computing, self.data, self.config = trainer.computing, feed.data, trainer.model.config
@@ -119,13 +121,13 @@ class Training:
         self.waiting: int = state.get("waiting", 0)
         self.keeper = Keeper(args, state.get("keeper", {}))
         self.metrics: dict = state.get("metrics", {})
-        self._size = args.update_freq * self.computing.world_size  # batches of an update
+        self._budget = budget
 
     def open(self) -> None:
         """Let the run begin to write."""
         form = self.computing.on_main(lambda: form_of(self.args))  # all processes take part in what a line needs
         epochs, updates = self.args.epochs, self.args.max_update
-        limits = [epochs * math.ceil(len(self.feed.batches(1)) / self._size)] if epochs else []
+        limits = [epochs * self.feed.updates_per_epoch] if epochs else []
         self._total = total = min([*limits, *([updates] if updates else [])], default=None)
         self.record = self.run.begin()
         done = self.trainer.updates
@@ -144,7 +146,6 @@ class Training:
             paths = last_epochs(self.run.folder, self.args.average_last, finished) or [self.run.folder / LAST]
             self.run.save({AVERAGE: translation_checkpoint.average(paths)})
             self.record.line(f"| {AVERAGE}: mean of {', '.join(path.name for path in paths)}")
-        self.record.line(f"| done training in {self.record.seconds:.1f} seconds")
         self._finish(valid or self.validate())
 
     def is_over(self) -> bool:
@@ -173,7 +174,7 @@ class Training:
         if valid is None and self.is_over():
             valid = self.validate()
 
-        scalars = self.metrics | {"train/loss": averages["loss"], "train/nll_loss": averages["nll_loss"]}
+        scalars = self.metrics | {f"train/{name}": averages[name] for name in ("loss", "nll_loss", "accuracy")}
         for subset, loss in (valid or {}).items():
             scalars |= {f"{subset}/{name}": value for name, value in loss.values().items() if name != "ppl"}
             values = {f"valid_{name}": value for name, value in loss.values().items()}
@@ -239,22 +240,56 @@ class Training:
 
     # -- words -------------------------------------------------------------------------------------------------------
 
-    def describe(self) -> list[str]:
-        """Return lines about the data, the model and how it is trained."""
-        args, data, computing = self.args, self.data, self.computing
-        lines = [f"| [{lang}] dictionary: {len(d)} types" for lang, d in zip(data.languages, data.dictionaries)]
-        for subset, corpus in [(args.train_subset, data.train), *data.valid.items()]:
-            lines.append(f"| {args.data} {subset} {len(corpus)} examples")
+    def tell(self, decay: str, begun: Path | None) -> None:
+        """Print what is trained on what, how, and where.
+
+        Args:
+            decay: in words.
+            begun: the checkpoint that the run begins with.
+        """
+        args, data, say = self.args, self.data, self.record.line
+        corpora = [f"{len(corpus):,} of {subset}" for subset, corpus in data.valid.items()]
+        sizes = " and ".join(
+            f"{len(dictionary):,} ({lang})" for lang, dictionary in zip(data.languages, data.dictionaries)
+        )
+        say(
+            f"data: {args.data}, {len(data.train):,} training pairs, {', '.join(corpora)}; "
+            f"dictionaries of {sizes} symbols"
+        )
+        limit = f"{args.max_tokens:,} tokens" + (f" and {args.batch_size:,} sentences" if args.batch_size else "")
+        say(f"network: {args.arch} on {self.computing.describe()}; batches of up to {limit} a process")
         original, parameters = self._parameter_counts()
-        ratio = f" ({parameters / original:.5f} of {original} dense)" if parameters != original else ""
-        layers = [f"| {summary(self.trainer.model).closing_line}"] if parameters != original else []
+        say(training.describe(Factorization(original, parameters, self.config.rank_scale)))
+        if parameters != original:
+            say(f"layers: {summary(self.trainer.model).closing_line}")
+        smoothing = f" with label smoothing {args.label_smoothing:g}" if args.label_smoothing else ""
+        say(f"method: {self._method()}; {args.optimizer} at {args.lr_scheduler}, cross-entropy{smoothing}")
+        share = "" if self._budget is None else f"; decay budget {self._budget:.3g}"
+        say(f"decay: {decay}{share}")
+        origin = f", {'continuing' if self.run.source else 'from'} {begun}" if begun else ""
+        say(f"run: in {self.run.folder}, seed {args.seed}{origin}")
+
+    def _ending(self, final: Loss) -> list[str]:
+        """Return lines that say what came out of the run, what is in its folder, and what to do with it."""
+        args, folder, name = self.args, self.run.folder, self.args.best_checkpoint_metric
+        unit = {"bleu": "BLEU", "ppl": "perplexity"}.get(name, name.replace("_", " "))
+        values = final.values()
+        best = Loss.of(self.best).values().get(name, values[name]) if self.best else values[name]
+        epoch = f" after epoch {self.best['epoch']}" if self.best else ""
+        lines = [
+            f"best validation {unit} {shown(name, best)}{epoch}, last {shown(name, values[name])} after "
+            f"{self.trainer.updates:,} updates; {self.record.seconds:,.0f} s"
+        ]
+        if args.no_save:
+            return [*lines, f"in {folder}: results.json the numbers; --no-save has kept no network"]
+        what = {BEST: "is the best network", LAST: "the last, to go on from", AVERAGE: "the mean of the last epochs'"}
+        there = ", ".join(f"{file} {text}" for file, text in what.items() if (folder / file).exists())
+        longer = f"--max-update {2 * args.max_update}" if args.max_update else f"--epochs {2 * max(args.epochs, 1)}"
         return [
             *lines,
-            f"| model {args.arch}, criterion {args.criterion}",
-            f"| num. model params: {parameters}{ratio}",
-            *layers,
-            f"| training on {computing.world_size} x {computing.device}",
-            f"| max tokens per process = {args.max_tokens} and max sentences per process = {args.batch_size}",
+            f"in {folder}: {there}, results.json the numbers",
+            f"translate: generate.py {args.data} --path {folder / BEST} --remove-bpe; "
+            f"go on: the same command with {longer}",
         ]
 
     def _parameter_counts(self) -> tuple[int, int]:
@@ -280,14 +315,14 @@ class Training:
         summary = Summary(
             study="Transformer-PyTorch", network=args.arch, data=str(args.data), method=self._method(),
             metric="validation loss (bits a token)", best=best, final=final.nll,
-            epochs=self.epoch if self.offset else self.epoch - 1, seed=args.seed, rank_scale=args.rank_scale,
-            parameters=parameters, dense_parameters=original, decay_budget=None,
+            epochs=self.epoch if self.offset else self.epoch - 1, seed=args.seed, rank_scale=self.config.rank_scale,
+            parameters=parameters, dense_parameters=original, decay_budget=self._budget,
             validation=f"the {len(self.data.valid[subset])} sentences of {subset}",
         )  # fmt: skip
-        self.run.finish(summary, results)
+        self.run.finish(summary, results, self._ending(final))
 
     def _method(self) -> str:
         kinds = {"--spectral": "spectral", "--wd2fd": "wd2fd"}
         kinds |= {f"{flag}-{kind}": f"{name}_{kind}" for flag, name in kinds.items() for kind in ("quekey", "outval")}
         flags = [flag for flag, name in kinds.items() if getattr(self.args, name)]
-        return " ".join(["low-rank" if self.args.rank_scale else "dense", *flags])
+        return " ".join(["low-rank" if self.config.rank_scale else "dense", *flags])

@@ -197,6 +197,8 @@ class Training(Subsets, Model, Factorized, Optimized, Files, Bleu, options.Outpu
             raise ValueError(f"--lr {self.lr[0]:g} must be above --min-lr {self.min_lr:g}, at which training stops")
         if self.optimizer == "nag" and self.momentum == 1:
             raise ValueError("--momentum must be below 1 for nag")
+        if self.decay_budget is not None and self.frobenius_decay is not None:
+            raise ValueError("--decay-budget finds the coefficient of --frobenius-decay: give only one")
         self._check_schedule()
         self._check_files()
         self._check_bleu()

@@ -1,5 +1,7 @@
 """The Transformer for translation (Vaswani et al. 2017) in the pre-norm form, dense or with factorized layers."""
 
+import warnings
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from factorized import FactorizedLayer, factorize, factorized_modules
 from factorized.layers.attention import OutputValue, QueryKey
 
-from .config import TransformerConfig
+from .config import TransformerConfig, dense_parameter_count
 from .decoding_state import DecodingState, Memory
 from .packing import Packing
 from .positions import PAD
@@ -116,6 +118,37 @@ _normal = partial(nn.init.normal_, std=0.1)
 # The layers that a rank scale factorizes.
 _LINEAR = ("**.feed_forward", "decoder.output")
 _EMBEDDINGS = ("**.embedder",)
+
+
+def parameter_count(config: TransformerConfig, source_size: int, target_size: int) -> int:
+    """Return the parameters of a model, without building more than its shapes; draws no random numbers."""
+    shapes = replace(config, spectral=False, spectral_quekey=False, spectral_outval=False)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers that a scale enlarges
+        model = build_model(shapes, source_size, target_size)
+    return sum(p.numel() for p in model.parameters())
+
+
+def scale_for_ratio(config: TransformerConfig, ratio: float, source_size: int, target_size: int) -> TransformerConfig:
+    """Return the model with the rank scale whose share of the dense model's parameters is nearest to `ratio`.
+
+    Raises:
+        ValueError: if no rank scale below 1 comes near it.
+    """
+    dense = dense_parameter_count(config, source_size, target_size)
+
+    def share(scale: float) -> float:
+        return parameter_count(replace(config, rank_scale=scale), source_size, target_size) / dense
+
+    low, high = 0.0, 1.0  # itself dense; just below 1 the factors may have more parameters
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(middle) > ratio else (middle, high)
+    found = min((scale for scale in (low, high) if 0 < scale < 1), key=lambda scale: abs(share(scale) - ratio))
+    if abs(share(found) - ratio) > 0.05 * ratio:
+        nearest = f"the nearest share that a rank scale below 1 leads to is {share(found):.4f}"
+        raise ValueError(f"--target-ratio {ratio:g} is out of reach: {nearest}")
+    return replace(config, rank_scale=found)
 
 
 @torch.no_grad()

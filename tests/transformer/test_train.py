@@ -198,16 +198,26 @@ def test_each_subset_has_its_own_events(data, tmp_path):
 def test_lines(data, tmp_path, capsys):
     tiny.train(data, tmp_path / "run", f"--log-interval 2 --max-epoch 1 {SMOOTHED}")
     out = capsys.readouterr().out
-    assert "| [de] dictionary: 12 types" in out
-    assert "| num. model params: 38700" in out
-    fields = ("loss", "nll_loss", "ppl", "wps", "ups", "wpb", "bsz", "gnorm", "clip", "oom", "sample_size")
+    assert ", 90 training pairs, 16 of valid; dictionaries of 12 (de) and 12 (en) symbols\n" in out
+    assert "\nweights: 38,700\n" in out and "\nmethod: dense; nag at inverse_sqrt, cross-entropy with label smoo" in out
+    assert re.search(r"^decay: no decay on \d+ tensors; decay budget 0$", out, re.M)
+    assert f"\nrun: in {tmp_path / 'run'}, seed 1\n" in out
+    fields = ("loss", "nll_loss", "ppl", "accuracy", "wps", "ups", "wpb", "bsz", "gnorm", "clip", "oom", "sample_size")
     fields += ("num_updates", "lr")
     middle = re.search(r"^\| epoch 001:      2 / 5 (.*)$", out, re.M).group(1)
     assert [part.split("=")[0] for part in middle.split(", ")] == list(fields)
     end = re.search(r"^\| epoch 001 \| loss .*$", out, re.M).group(0)
     assert [part.split()[0] for part in end.split(" | ")[1:]] == list(fields)
     assert re.search(r"^\| epoch 001 \| valid on 'valid' subset \| valid_loss [\d.]+ \| valid_nll_loss", out, re.M)
-    assert re.search(r"^\| done training in [\d.]+ seconds$", out, re.M)
+    end = r"^best validation loss ([\d.]+) after epoch 1, last \1 after 5 updates; \d+ s$"
+    assert re.search(end, out, re.M)
+    kept = (
+        "checkpoint_best.pt is the best network, checkpoint_last.pt the last, to go on from, results.json the numbers"
+    )
+    assert f"\nin {tmp_path / 'run'}: {kept}\n" in out
+    assert (
+        f"--path {tmp_path / 'run' / 'checkpoint_best.pt'} --remove-bpe; go on: the same command with --epochs 2" in out
+    )
 
 
 def test_json_lines(data, tmp_path, capsys):

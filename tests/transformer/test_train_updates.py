@@ -143,14 +143,14 @@ def test_training_stops_at_the_smallest_rate(data, tmp_path):
 def test_meter():
     computing = devices.Computing(torch.device("cpu"), None, False, torch.contiguous_format)
     meter = Meter(computing)
-    meter.add(torch.tensor([8.0, 4.0, 0.0, 3.0, 1.0]) * math.log(2), tokens=4, sentences=2, samples=4)
+    meter.add(torch.tensor([8.0, 4.0, 0.0, 3.0, 1.0, 1.0]) * math.log(2), tokens=4, sentences=2, samples=4)
     values = meter.read("here")
     assert (values["loss"], values["nll_loss"], values["ppl"]) == pytest.approx((2, 1, 2))
     assert (values["wpb"], values["bsz"], values["wps"]) == (4, 2, 0)
     again = Meter(computing)
     again.load_state_dict(meter.state_dict())
     assert again.read("here")["loss"] == pytest.approx(2)
-    meter.add(torch.full((5,), float("nan")), tokens=1, sentences=1, samples=1)
+    meter.add(torch.full((6,), float("nan")), tokens=1, sentences=1, samples=1)
     with pytest.raises(RunError, match="the loss in update 5 is nan"):
         meter.read("update 5")
 
