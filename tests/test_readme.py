@@ -9,9 +9,11 @@ from pathlib import Path
 
 import generate
 import interactive
+import main_pretrain
 import pytest
 import train
 import trainer
+from deficient import settings
 
 from lab.data import images
 from tests.harness import REPOSITORY, load_program
@@ -55,6 +57,17 @@ def test_the_commands_run_one_after_another(tmp_path, monkeypatch):
         assert not (folder / "results.json").exists(), f"two commands write to {folder}"
         trainer.main([*argv, "--data", "digits", "--epochs", "1", "--device", "cpu"])
         assert (folder / "results.json").exists()
+
+
+@pytest.mark.parametrize("program", ["main_pretrain.py", "main.py"])
+def test_the_commands_are_accepted_by_their_first_names(program):
+    parser = {"main_pretrain.py": main_pretrain, "main.py": settings}[program].build_parser()
+    found = [line.removeprefix(f"python {program} ") for line in lines() if line.startswith(f"python {program} ")]
+    assert len(found) >= 3
+    for command in found:
+        parser.parse_args(shlex.split(command))
+        flags = [word for word in shlex.split(command) if word.startswith("--")]
+        assert not set(flags) - set(parser._option_string_actions), command
 
 
 @pytest.mark.parametrize("flag", ["--rank-scale", "--target-ratio", "--wd2fd", "--resume", "--holdout", "--seed"])
