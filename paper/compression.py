@@ -44,9 +44,47 @@ def _compression_grid() -> Iterator[Setting]:
                 yield _compression(label, data, ratio, methods)
 
 
+PRUNERS = (
+    "c-obd", "kron-obd", "kron-obs", "c-obs", "eigendamage", "eigendamage-separable", "activations", "hosvd",
+    "magnitude", "random",
+)  # fmt: skip
+PRUNING_EPOCHS = 150  # of fine-tuning, beside the 200 of the dense network
+_PRUNED_DATA = "cifar10"
+
+
+def _pruning(label: str, ratio: float, method: str) -> Setting:
+    """Return a setting that prunes what the dense setting of the same trial has trained."""
+    network, depth, _ = COMPRESSION_NETWORKS[label]
+    program = "main_prune_separable.py" if "separable" in method else "main_prune.py"
+    argv: tuple[str, ...] = (program, "--dataset", "$DATA", "--network", "$MODEL", "--depth", "$DEPTH")
+    argv += ("--method", "$METHOD", "--from", "$DENSE", "--target-ratio", "$RATIO", "--weight-decay", "$WD")
+    argv += ("--epochs", "$EPOCH", "--device", "$GPU", "--save-dir", "$LOGDIR", "--seed", "$TRIAL")
+    minutes = COMPRESSION_MINUTES[label][_PRUNED_DATA] * PRUNING_EPOCHS // 200
+    return Setting(
+        name=f"{_PRUNED_DATA}-{label}-{ratio}-{method}",
+        variables=(
+            ("DATA", _PRUNED_DATA),
+            ("RATIO", str(ratio)),
+            ("MODEL", network),
+            ("DEPTH", str(depth)),
+            ("METHOD", method),
+            ("WD", "1E-4"),
+            ("EPOCH", str(PRUNING_EPOCHS)),
+            ("DENSE", f"$RESULTS/{label}-$DATA/0.0/reglr/$TRIAL"),
+            ("LOGDIR", f"$RESULTS/{label}-$DATA/$RATIO/{method}/$TRIAL"),
+        ),
+        commands=(Command(argv),),
+        minutes=minutes,
+    )
+
+
 COMPRESSION = Study(
     folder="EigenDamage-Pytorch",
     settings=tuple(_compression_grid()),
+    additions=tuple(
+        _pruning(label, ratio, method)
+        for label, ratio, method in product(COMPRESSION_NETWORKS, (0.02, 0.05, 0.1), PRUNERS)
+    ),
     longest_first=True,
     resume=("--auto-resume",),
 )

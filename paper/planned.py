@@ -61,6 +61,13 @@ def _network_and_data(flags: dict[str, Any]) -> tuple[str, str]:
     return flags["arch"], flags.get("data") or Path(flags["position"]).name
 
 
+def _words(flags: dict[str, Any], dense: bool) -> str:
+    """Return the method as results of a run have it, as far as the names of methods need it."""
+    if "method" in flags:  # of pruning
+        return f"pruned: {flags['method']}, {'Frobenius' if flags.get('wd2fd') else 'L2'} decay"
+    return "dense" if dense else "low-rank"
+
+
 def _labels(flags: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     scale, ratio = (float(flags.get(name) or 0) for name in ("rank_scale", "target_ratio"))
     layers = flags.get("conv", "")
@@ -68,7 +75,7 @@ def _labels(flags: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     coefficient = flags.get("frobenius_decay") or flags.get("weight_decay") or ""
     return (
         ("layers", "" if dense else layers),
-        ("method", method_of({"method": "dense" if dense else "low-rank"}, flags)),
+        ("method", method_of({"method": _words(flags, dense)}, flags)),
         ("rank scale", f"{scale:g}" if scale else ""),
         ("target ratio", f"{ratio:g}" if ratio else ""),
         ("decay", f"{float(coefficient):g}" if coefficient else ""),

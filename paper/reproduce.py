@@ -25,7 +25,7 @@ def command_of(run: Run) -> str:
     """
     program, positions = PROGRAMS[run.study]
     if run.results["method"].startswith("pruned: "):
-        program = "main_prune.py"
+        program = "main_prune_separable.py" if "separable" in run.results["method"] else "main_prune.py"
     words = [str(run.arguments[name]) for name in positions if run.arguments.get(name) is not None]
     flags = [word for name, value in run.arguments.items() if name not in positions for word in _flag(name, value, run)]
     return f"cd {run.study} && python {program} {shlex.join([*words, *flags])}".rstrip()

@@ -72,3 +72,45 @@ def test_the_program_accepts_every_command():
         assert (args.epochs, args.seed, args.resume) == (main_pretrain.EPOCHS, 3, "auto")
         assert (args.target_ratio, args.weight_decay) == (float(values["RATIO"]), float(values["WD"]))
         assert (args.spectral, args.wd2fd) == ("spectral" in setting.name, "frob" in setting.name)
+
+
+def test_every_pruning_method_at_every_size():
+    names = [setting.name for setting in COMPRESSION.additions]
+    assert len(names) == len(set(names)) == 2 * 3 * 10 and not {*names} & {*SETTINGS}
+    assert "cifar10-vgg_19_nfc-0.02-eigendamage" in names and "cifar10-resnet_32_x2-0.1-random" in names
+
+
+def test_pruning_programs_accept_every_command():
+    import main_prune
+    import main_prune_separable
+    from eigendamage.pruning.methods import METHODS
+
+    methods = set()
+    for setting in COMPRESSION.additions:
+        values = dict(setting.variables) | {"TRIAL": "3", "GPU": "cpu"}
+        program, *tokens = COMPRESSION.argv(setting.commands[0])
+        module = {"main_prune.py": main_prune, "main_prune_separable.py": main_prune_separable}[program]
+        args = module.build_parser().parse_args([values.get(t.removeprefix("$"), t) for t in tokens])
+        methods.add(args.method)
+        assert (args.target_ratio, args.epochs, args.seed, args.resume) == (float(values["RATIO"]), 150, 3, "auto")
+        assert args.source.as_posix() == values["DENSE"]
+    assert methods == {*METHODS}
+
+
+def test_a_pruning_setting_starts_from_the_dense_one_of_its_trial():
+    (setting,) = [s for s in COMPRESSION.additions if s.name == "cifar10-vgg_19_nfc-0.05-c-obs"]
+    (dense,) = markers(SETTINGS["cifar10-vgg_19_nfc-0.0-reglr"], [2], "results")
+    assert dict(setting.variables)["DENSE"] == "$RESULTS/vgg_19_nfc-$DATA/0.0/reglr/$TRIAL"
+    assert dense == "results/vgg_19_nfc-cifar10/0.0/reglr/2/results.json"
+    assert markers(setting, [2], "results") == ["results/vgg_19_nfc-cifar10/0.05/c-obs/2/results.json"]
+
+
+def test_what_is_planned_is_named_as_its_results_will_be():
+    from paper.planned import plans_of
+
+    (setting,) = [s for s in COMPRESSION.additions if s.name == "cifar10-vgg_19_nfc-0.05-eigendamage"]
+    (planned,) = plans_of(COMPRESSION, setting)
+    assert (planned.network, planned.data) == ("vgg19", "cifar10")
+    assert dict(planned.labels) | {} == {
+        "layers": "", "method": "eigendamage", "rank scale": "", "target ratio": "0.05", "decay": "0.0001",
+    }  # fmt: skip

@@ -47,7 +47,7 @@ class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
     target_ratio: float | None = flag("pruning", type=_SHARE, metavar="R", help="share of the dense parameters left at the end")  # noqa: E501
     cost: str = flag("pruning", default=COSTS[0], choices=COSTS, help="what --target-ratio is a share of")
     ratio: float | None = flag("pruning", type=_SHARE, metavar="R", help="or share of all scores to go in a round, as published")  # noqa: E501
-    rounds: Any = flag("pruning", default=1, type=flags.POSITIVE, metavar="N", help="removals, which share the epochs")
+    rounds: int = flag("pruning", default=1, type=flags.POSITIVE, metavar="N", help="removals, which share the epochs")
     limit: float | None = flag("pruning", type=_SHARE, metavar="L", help=f"largest share of a layer's units to go in a round (default {LIMIT})")  # noqa: E501
     fix_layers: int | None = flag("pruning", type=flags.COUNT, metavar="N", help="the first N layers lose nothing (default 0)")  # noqa: E501
     normalize: bool = flag("pruning", default=False, help="divide scores by their sum over the layer")
@@ -64,8 +64,10 @@ class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
     lr: float | None = flags.lr(None, help=f"at the start of a round; a tenth from its half, a hundredth from three quarters on (default {LR})")  # noqa: E501
     weight_decay: float | None = flags.weight_decay(None, help=f"coefficient of L2 and Frobenius decay (default {DECAY})")  # noqa: E501
     save_dir: Path | None = flag("run", metavar="DIR", help="folder of the run (default runs/pruning/...)")
-    resume: str = flags.resume()
+    resume: str = flags.resume("--auto-resume=auto")
     # fmt: on
+    schedule: tuple = ()
+    """the rounds of a configuration, where they differ: epochs, rate, decay, what of and which share"""
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,14 @@ def _plan(args: Settings, config: dict[str, Any], folder: Path, methods: Sequenc
         "source": source, "network": start.network, "depth": start.depth, "data": data, "method": method,
         "batch_size": int(batch_size), "labels": labels, "re_init": re_init, "save_dir": folder,
         "epochs": sum(r.epochs for r in rounds), "limit": pruner.limit, "normalize": pruner.normalize,
-        "fix_layers": pruner.skipped, "fix_rotation": pruner.fixed_rotations,
-        "rounds": [[r.epochs, r.lr, r.weight_decay, *r.target] for r in rounds],
+        "fix_layers": pruner.skipped, "fix_rotation": pruner.fixed_rotations, "rounds": len(rounds),
     }  # fmt: skip
-    for name in ("lr", "weight_decay", "target_ratio", "ratio", "config"):
-        resolved[name] = None  # the rounds have them
+    first, *others = ((r.lr, r.weight_decay, r.target) for r in rounds)
+    if not config or all(other == first for other in others):  # which flags alone can say
+        resolved |= {"lr": rounds[0].lr, "weight_decay": rounds[0].weight_decay, "config": None}
+        resolved |= {"ratio": rounds[0].target.share} if config else {}
+    else:
+        resolved["schedule"] = tuple((r.epochs, r.lr, r.weight_decay, *r.target) for r in rounds)
     settings = dataclasses.replace(args, **resolved)
     return Plan(folder, start, data, int(batch_size), pruner, rounds, settings)
 
