@@ -76,7 +76,9 @@ def collect(
         if weight.obstacle is None and weight.tensor is not None
     }
     if not names:
-        raise ValueError(f"{class_name(type(model))} has no weight that factorize would factorize")
+        raise ValueError(
+            f"{class_name(type(model))} has no weight to factorize: statistics are of a model before it is factorized"
+        )
     collector = _Collector(names, gradients, dtype)
     before = {parameter: parameter.grad for parameter in model.parameters()} if gradients else {}
     try:
@@ -136,19 +138,28 @@ def _run(model: nn.Module, batches: Batches, training: Iterable[nn.Module]) -> N
         return
     if isinstance(batches, (Tensor, str, Mapping)) or not isinstance(batches, Iterable):
         given = f"one {type(batches).__name__}"
-        raise TypeError(
-            f"batches is a list or another iterable of inputs, or a function that runs the model, not {given}"
-        )
+        raise TypeError(f"batches is an iterable of inputs, or a function that runs the model, not {given}")
     with _modes_kept(modes), torch.no_grad():
         model.eval()
         for module in training:
             module.train()
         number = 0
         for batch in _shown(batches):
-            run(model, batch[0] if isinstance(batch, list) else batch)
+            _run_batch(model, batch)
             number += 1
     if number == 0:
         raise ValueError("batches is empty: there is nothing to run the model over")
+
+
+def _run_batch(model: nn.Module, batch: Any) -> None:
+    try:
+        run(model, batch[0] if isinstance(batch, list) else batch)
+    except TypeError as error:
+        if not isinstance(batch, tuple):
+            raise
+        raise TypeError(
+            f"{error}: a tuple holds the model's positional arguments; a list [inputs, targets] has its first run"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -250,7 +261,9 @@ class _Collector(TorchFunctionMode):
             outputs = self.outputs[name].total if name in self.outputs else None
             for tensor in (total.total, outputs):
                 if tensor is not None and not tensor.isfinite().all():
-                    raise ValueError(f"{name or '(root)'} saw infinite numbers or NaN: mend the data, or use float64")
+                    raise ValueError(
+                        f"{name or '(root)'} saw infinite numbers or NaN: mend the data, or give dtype=torch.float64"
+                    )
             found[name] = Moments(total.total / max(total.count, 1), outputs, total.count)
         return found
 
