@@ -5,6 +5,7 @@
 #   sh setup.sh quickstart       ... and see in about two minutes what the methods do
 #   sh setup.sh test             ... and check the code and run the tests
 #   sh setup.sh test ARG...      ... and run some of the tests: the arguments go to pytest
+#   sh setup.sh docs             ... and build the documentation into site/
 #
 # Stops at the first failure, saying what failed. A second run takes seconds.
 set -eu
@@ -14,10 +15,10 @@ fail() {
     exit "${2:-1}"
 }
 
-usage="use: sh setup.sh [quickstart | test [ARG...]]"
+usage="use: sh setup.sh [quickstart | docs | test [ARG...]]"
 mode=${1:-install}
 case $mode in
-install | quickstart) [ $# -le 1 ] || fail "$mode takes no arguments; $usage" 2 ;;
+install | quickstart | docs) [ $# -le 1 ] || fail "$mode takes no arguments; $usage" 2 ;;
 test) shift ;;
 *) fail "unknown word '$mode'; $usage" 2 ;;
 esac
@@ -53,12 +54,17 @@ install() {
 }
 install project -r requirements.txt
 [ "$mode" != test ] || install tests -e '.[dev]'
+[ "$mode" != docs ] || install documentation -e '.[docs]'
 
 "$python" -m paper scripts --quiet || fail "writing the experiment scripts failed"
 
 case $mode in
 quickstart)
     "$python" -m paper quickstart || fail "the quickstart failed"
+    ;;
+docs)
+    NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict || fail "mkdocs build failed"
+    echo "the documentation begins at site/index.html; \"$python\" -m mkdocs serve shows it in a browser"
     ;;
 test)
     if [ $# -eq 0 ]; then

@@ -24,7 +24,9 @@ def test_mistakes(words, problem):
     assert ran.returncode == 2
     assert ran.stdout == ""
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("setup.sh: ") and problem in line and "sh setup.sh [quickstart | test [ARG...]]" in line
+    assert (
+        line.startswith("setup.sh: ") and problem in line and "sh setup.sh [quickstart | docs | test [ARG...]]" in line
+    )
 
 
 PYTHON = """#!/bin/sh
@@ -55,6 +57,13 @@ def test_what_follows_test_goes_to_pytest(checkout):
     ran = setup("test", "tests/resnet", "-k", "a b", script=checkout / "setup.sh", VIRTUAL_ENV="", CONDA_PREFIX="")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-2:] == ["-m paper scripts --quiet", "-m pytest tests/resnet -k a b"]
+
+
+def test_documentation(checkout):
+    ran = setup("docs", script=checkout / "setup.sh", VIRTUAL_ENV="", CONDA_PREFIX="")
+    assert ran.returncode == 0, ran.stderr
+    assert any("-e .[docs]" in line for line in ran.stdout.splitlines())
+    assert ran.stdout.splitlines()[-2] == "-m mkdocs build --strict"
 
 
 def test_all_tests_come_after_the_checks(checkout):
