@@ -28,7 +28,7 @@ _MODEL = (
     "torchvision:NAME or timm:NAME (random weights), or MODULE:FUNCTION, which is called without arguments and looked "
     "for in the working directory, too"
 )
-_ROUNDS = 15  # of a benchmark, after two that do not count
+_CALLS = 15  # of a benchmark, after two that do not count
 
 
 class Mistake(Exception):
@@ -90,7 +90,7 @@ def benchmark(args: argparse.Namespace) -> None:
         share = f"{seconds[name] / seconds['dense']:.2f}"
         lines.append([name, f"{1e3 * seconds[name]:.2f}", share, f"{parameters[name]:,}"])
     print("\n".join(aligned(lines, left=(0,))))
-    print("medians of {} calls; {}".format(_ROUNDS, ", ".join(f"{key} {value}" for key, value in machine.items())))
+    print("medians of {} calls; {}".format(_CALLS, ", ".join(f"{key} {value}" for key, value in machine.items())))
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -201,7 +201,7 @@ def _medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Return the median seconds of calls that take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
-        for turn in range(_ROUNDS + 2):
+        for turn in range(_CALLS + 2):
             for name, call in calls.items():
                 start = time.perf_counter()
                 call()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .eligible import refuse_wrapped
-from .layers.base import FactorizedLayer, weight_obstacle
+from .layers.base import CHANNELS_LAST, FactorizedLayer, is_channels_last, weight_obstacle
 from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
@@ -320,7 +320,7 @@ def _assign(
         where = "cpu" if now.is_meta else now.device
         moved = value.to(where if device is None else device)
         if name in channels_last:
-            moved = moved.contiguous(memory_format=_FORMATS[moved.dim()])
+            moved = moved.contiguous(memory_format=CHANNELS_LAST[moved.dim()])
         placed[name] = moved.clone() if uses[id(value)] > 1 else moved
     model.load_state_dict(placed, assign=True)
     for names in ties.values():
@@ -339,13 +339,9 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
     setattr(model.get_submodule(path), own, value)
 
 
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
 def _format_of(value: Tensor) -> torch.memory_format | None:
     """Return the memory format of a tensor if it is not the usual one."""
-    form = _FORMATS.get(value.dim())
-    return form if form is not None and not value.is_contiguous() and value.is_contiguous(memory_format=form) else None
+    return CHANNELS_LAST[value.dim()] if is_channels_last(value) else None
 
 
 def _listed(names: list[str]) -> str:

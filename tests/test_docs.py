@@ -2,12 +2,14 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 import factorized
+import factorized.__main__ as library
 from tests.harness import REPOSITORY, environment
 
 DOCS = REPOSITORY / "docs"
@@ -33,6 +35,20 @@ def test_python_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys
             printed = capsys.readouterr().out
         elif kind == "text":
             assert printed == text, page
+
+
+def test_commands_of_the_library_run_one_after_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line for page in PAGES for kind, text, _ in blocks(page) if kind == "sh" for line in text.splitlines()]
+    commands = [line for line in lines if line.startswith("python -m factorized ")]
+    assert len(commands) > 2
+    for command in commands:
+        argv = shlex.split(command)[3:]
+        if argv[0] == "benchmark":  # takes a while
+            library._parser().parse_args(argv)
+            continue
+        library.main(argv)
+        assert capsys.readouterr().out
 
 
 def test_pages_with_python_there_are():

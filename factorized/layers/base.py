@@ -224,8 +224,11 @@ def weight_obstacle(layer: Any) -> str | None:
     return None
 
 
+# The formats that have the channels last, by the number of a tensor's dimensions.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def is_channels_last(weight: Tensor) -> bool:
     """Tell whether a kernel of two or three dimensions is in that memory format and no other."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    is_other = weight.dim() not in formats or weight.is_contiguous()
-    return not is_other and weight.is_contiguous(memory_format=formats[weight.dim()])
+    is_other = weight.dim() not in CHANNELS_LAST or weight.is_contiguous()
+    return not is_other and weight.is_contiguous(memory_format=CHANNELS_LAST[weight.dim()])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..cost import compose_cost
 from ..linalg.spectral import spectral_init
-from .base import KernelDecay, is_channels_last, with_decay
+from .base import CHANNELS_LAST, KernelDecay, is_channels_last, with_decay
 from .factors import Factors, Fill, SquareFill, checked_rank, fill_of, finite
 from .product import checked_scale, scaled_rank
 
@@ -180,7 +180,7 @@ class ComposedWeight(Factors):
         """Return the weight as a parameter of its own."""
         with torch.no_grad():
             weight = self.as_weight(self.product())
-            weight = weight.contiguous(memory_format=_FORMATS[weight.dim()] if self.channels_last else _PLAIN)
+            weight = weight.contiguous(memory_format=CHANNELS_LAST[weight.dim()] if self.channels_last else _PLAIN)
         return nn.Parameter(weight, requires_grad=any(factor.requires_grad for factor in self.factors()))
 
     @staticmethod
@@ -218,4 +218,3 @@ def _as_matrix(seen: Place | ComposedWeight, weight: Tensor) -> Tensor:
 
 
 _PLAIN = torch.contiguous_format
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
