@@ -21,6 +21,9 @@ _EXPLAINED = {
 }  # fmt: skip
 
 
+_DECAYS = ("decay_budget", "frobenius_decay", "weight_decay")  # the first that is given decides
+
+
 @dataclass(frozen=True)
 class Cell:
     """The trials of one thing, one for each seed."""
@@ -72,7 +75,7 @@ def _value(run: Run, what: str, last: int) -> float | None:
         value = score.get("score") if isinstance(score, dict) else None
     else:
         value = run.results.get(what)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return _number(value)
 
 
 def metric_curve(run: Run) -> tuple[list[int], list[float]]:
@@ -92,7 +95,7 @@ def fields_of(run: Run) -> dict[str, str]:
     """
     arguments, results = run.arguments, run.results
     network, _, layers = results["network"].partition(" of ")
-    ratio = arguments.get("target_ratio") or 0
+    ratio = _number(arguments.get("target_ratio")) or 0
     dense = results["method"].startswith("dense")
     return {
         "network": network,
@@ -109,19 +112,24 @@ def fields_of(run: Run) -> dict[str, str]:
 
 def decay_of(run: Run) -> str:
     """Return what was asked for: the decay budget, as `B 4.1`, or the coefficient."""
-    if budget := run.arguments.get("decay_budget"):
+    budget, *coefficients = (_number(run.arguments.get(name)) for name in _DECAYS)
+    if budget:
         return f"B {budget:.3g}"
-    coefficient = run.arguments.get("frobenius_decay") or run.arguments.get("weight_decay")
-    return f"{coefficient:g}" if isinstance(coefficient, int | float) else ""
+    return next((f"{value:g}" for value in coefficients if value is not None), "")
 
 
 def budget_of(run: Run) -> float | None:
     """Return the decay budget, or where nobody knows it the coefficient."""
-    budget = run.results.get("decay budget")
-    if isinstance(budget, int | float):
-        return float(budget)
+    budget = _number(run.results.get("decay budget"))
+    if budget is not None:
+        return budget
     text = decay_of(run)
     return float(text) if text and not text.startswith("B") else None
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, and None for anything else."""
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def group(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Cell]:

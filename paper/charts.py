@@ -34,6 +34,8 @@ class Line:
     x: tuple[float, ...]
     values: tuple[tuple[float, ...], ...]
     """For each of `x`, those of the trials."""
+    bars: tuple[float, ...] | None = None
+    """Half the length of each bar, if it is not the standard deviation."""
 
     @property
     def means(self) -> list[float]:
@@ -46,8 +48,9 @@ class Panel:
     """One coordinate system.
 
     Attributes:
-        points: the values are those of separate runs, drawn as marks with the standard deviation as bars; otherwise of
-            the course of runs, drawn as a line with a band from the least to the largest value.
+        points: the values are those of separate runs, drawn as marks with bars, which are the standard deviation if
+            nothing else is said; otherwise of the course of runs, drawn as a line with a band from the least to the
+            largest value.
         logarithmic: the horizontal axis.
         decades: the vertical axis is logarithmic, if no value is below zero.
         level: a value that is drawn across, with its name.
@@ -116,7 +119,7 @@ def _draw_points(axis, panel: Panel, style: dict) -> None:
     places = sorted({x for line in panel.lines for x in line.x})
     for index, line in enumerate(panel.lines):
         color, dashes, mark, _ = style[line.name]
-        bars = [float(numpy.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in line.values]
+        bars = line.bars or [float(numpy.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in line.values]
         shown = {"color": color, "linestyle": dashes, "linewidth": 1.5, "marker": mark, "markersize": 5}
         # Beside each other, so that no bar hides another.
         x = _moved(line.x, places, (index - (len(panel.lines) - 1) / 2) * 0.014, panel.logarithmic)

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from lab.cli import Parser, UserError
 
-from .cells import Cell, budget_of, group, metric_curve
+from .cells import Cell, Comparison, budget_of, group, metric_curve
 from .charts import Line, Panel, draw
 from .events import Curves
+from .method import PLAIN
 from .results import warn_of
 from .runs import Run, find, places
 from .scripts import ROOT
+from .statistics import Difference
 from .summary import Section, add_flags, sections, selected
 
 NORMS = {
@@ -173,7 +175,30 @@ def _against_decay(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], la
     label = "decay budget" if known else "decay coefficient"
     for common, members in facets(cells, ["decay"]):
         panels = [against(members, what, title, label, budget_of, last) for what, title in numbers]
+        panels += [gain_of_frobenius(members, what, title, label, last) for what, title in numbers[-1:]]
         yield f"{_where(common, cells)}-against-decay", [panel for panel in panels if panel]
+
+
+def gain_of_frobenius(cells: Sequence[Cell], what: str, title: str, x_label: str, last: int) -> Panel | None:
+    """Return the panel of what Frobenius decay gains over L2 decay of the same budget, None without two budgets.
+
+    Differences are of equal seeds; bars are their 95 % interval, and a place with a single pair has none.
+    """
+    lines = []
+    for start, base, method in (("random start", PLAIN, "FD"), ("spectral start", "SI", "SI & FD")):
+        compared = Comparison([cell for cell in cells if cell.method in (base, method)], base, what, last)
+        found: dict[float | None, Difference | None] = {}
+        for cell in compared.cells:
+            other, budget = compared.base(cell), budget_of(cell.runs[0])
+            if other and budget_of(other.runs[0]) == budget:
+                found[budget] = compared.difference(cell)
+        at = {x: difference for x, difference in found.items() if x and difference}
+        at = dict(sorted(at.items()))
+        if len(at) > 1:
+            bars = tuple(d.half_width if math.isfinite(d.half_width) else 0.0 for d in at.values())
+            lines.append(Line(f"{method}, {start}", tuple(at), tuple((d.mean,) for d in at.values()), bars))
+    heading = f"gain of Frobenius over L2 decay: {title}"
+    return Panel(heading, x_label, tuple(lines), True, True, level=("none", 0.0)) if lines else None
 
 
 def _where(common: Mapping[str, str], cells: Sequence[Cell]) -> str:

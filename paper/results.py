@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, printable
 
 from .runs import Found, find, places, run_name
 from .status import STATES
@@ -19,7 +19,7 @@ from .tables import text_table
 def warn_of(found: Found, say: Callable[[str], object]) -> None:
     """Say which files were passed over, and why."""
     for path, why in found.passed:
-        say(f"passed over: {path} {why}")
+        say(printable(f"passed over: {path} {why}"))
 
 
 def add_places(parser: Parser) -> None:

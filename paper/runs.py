@@ -117,7 +117,8 @@ class Run:
     def identity(self) -> tuple:
         """Return what a run and a record of it have in common, and two runs have not."""
         numbers = tuple(self.results[name] for name in ("study", "network", "seed", "best", "final", "seconds"))
-        return (*numbers, self.method, self.data, self.results["rank scale"])
+        plain = portable({name: value for name, value in self.arguments.items() if name not in ASIDE})
+        return (*numbers, self.data, json.dumps(plain, sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,19 @@ def read_run(folder: Path) -> Run:
         Unreadable: if its results are not those of a run of ours.
     """
     results = _checked(_object(folder / "results.json"))
-    arguments = _object(folder / "args.json") if (folder / "args.json").exists() else {}
-    dump = folder / "bleu.log.json"
+    arguments, evaluation = (_beside(folder / name) for name in ("args.json", "bleu.log.json"))
     return Run(
         folder, results, arguments, name=run_name(folder), setting=setting_of(results["study"], folder),
-        evaluation=_object(dump) if dump.exists() else {}, read_curves=lambda: curves_of_events(folder),
+        evaluation=evaluation, read_curves=lambda: curves_of_events(folder),
     )  # fmt: skip
+
+
+def _beside(path: Path) -> dict:
+    """Return what a file beside the results holds, {} without one."""
+    try:
+        return _object(path) if path.exists() else {}
+    except Unreadable as error:
+        raise Unreadable(f"is damaged: its {path.name} {error}") from None
 
 
 def read_record(path: Path) -> Run:
@@ -307,7 +315,12 @@ def _tails(study: str) -> dict[tuple[str, ...], str]:
 
 
 def portable(value: Any) -> Any:
-    """Return a value of JSON's without the folders of this machine: an absolute path becomes its last part."""
+    """Return a value without what JSON or another machine has not.
+
+    An absolute path becomes its last part, a number that is not finite None.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value.rstrip("/"))
     if isinstance(value, dict):

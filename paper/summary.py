@@ -44,7 +44,7 @@ class Options:
         against: what others are compared with (`cells.Comparison`).
         compare: the number that is compared: last, best, mean or test.
         last: epochs of the mean over the last ones.
-        columns: some of `COLUMNS`.
+        columns: some of `COLUMNS`; dashes are spaces.
     """
 
     by: tuple[str, ...] = ()
@@ -54,6 +54,7 @@ class Options:
     columns: tuple[str, ...] = COLUMNS
 
     def __post_init__(self):
+        object.__setattr__(self, "columns", tuple(name.replace("-", " ") for name in self.columns))
         if unknown := [name for name in self.columns if name not in COLUMNS]:
             raise UserError(f"there is no column {unknown[0]}, only {', '.join(COLUMNS)}")
 

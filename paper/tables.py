@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lab.cli import printable
+
 from .statistics import Difference, mean_and_spread
 
 
@@ -107,7 +109,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Collect
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Collection[int] = ()) -> str:
     """Return rows under a header as aligned text for a terminal: the first column and `left` to the left."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

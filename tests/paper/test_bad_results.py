@@ -57,6 +57,36 @@ def test_passed_over_by_name(tmp_path, capsys, case):
     assert last.endswith(str(tmp_path / "good/1"))
 
 
+@pytest.mark.parametrize("name", ["args.json", "bleu.log.json"])
+def test_damaged_files_beside_results(tmp_path, capsys, name):
+    write(make_run(tmp_path / "bad/1") / name, "{")
+    make_run(tmp_path / "good/1", seed=2)
+    results.main(["--from", str(tmp_path)])
+    assert f"passed over: {tmp_path}/bad/1 is damaged: its {name} is not JSON" in capsys.readouterr().out
+
+
+ODD: dict[str, object] = {
+    "target_ratio": "x",
+    "decay_budget": [4],
+    "weight_decay": None,
+    "lr": {"a": 1},
+    "normalize": 3,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_arguments_of_other_kinds(tmp_path, capsys, name):
+    """They come from a file that anybody may have edited: rows are still made, and records."""
+    make_run(tmp_path / "odd/1", {name: ODD[name]}, merged_test_accuracy=float("nan"), decay_budget="much")
+    make_run(tmp_path / "good\x1b[31m/2", seed=2)
+    summary.main([STUDY, "--from", str(tmp_path)])
+    results.main(["--from", str(tmp_path)])
+    keep.main([str(tmp_path / "odd/1"), "--to", str(tmp_path / "kept")])
+    out = capsys.readouterr().out
+    assert "kept 1 runs" in out and "\x1b" not in out
+    assert json.loads((tmp_path / "kept/odd-1.json").read_text())["results"]["merged test accuracy"] is None
+
+
 @pytest.mark.parametrize("curves, why", [
     ([{"steps": [0, 1], "values": {"a": [1.0]}}], "a has 1 values for 2 steps"),
     ([{"steps": [0], "values": {"a": ["x"]}}], "its curves are no numbers"),

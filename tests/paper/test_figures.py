@@ -5,12 +5,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from lab.cli import UserError
 from paper import figures
 from paper.cells import group
 from paper.charts import Line, Panel, _apart, draw, styles
-from paper.figures import against, course, facets
+from paper.figures import against, course, facets, gain_of_frobenius
 from paper.runs import find
 from tests.paper.samples import FD, SI, make_run
 
@@ -60,6 +61,23 @@ def test_points_are_the_trials(tree):
     assert lines["dense"].x == (4.0,)  # one dose alone is a point
     by_ratio = against(cells, "last", "accuracy", "ratio", lambda run: run.results["ratio"], 5)
     assert by_ratio is None  # a single size has no course
+
+
+def test_what_frobenius_decay_gains(tmp_path):
+    """Seed by seed: FD and SI & FD against the start's own L2 decay at the same dose, with the interval of a t test."""
+    gains = {1.0: [1.0, 2.0, 4.5], 12.0: [9.0, 5.0, 7.0]}
+    for dose, gained in gains.items():
+        for seed, gain in enumerate(gained):
+            for method, final in (("SI", 50.0 + seed), ("SI & FD", 50.0 + seed + gain), ("plain", 40.0)):
+                arguments = {**GRID[method], "decay_budget": dose}
+                folder = tmp_path / f"{method}-{dose}/{seed}"
+                make_run(folder, arguments, seed=seed, final=final, best=final, decay_budget=dose)
+    panel = gain_of_frobenius(group(find([tmp_path]).runs), "last", "accuracy", "decay budget", 5)
+    (line,) = panel.lines
+    assert (line.name, line.x, line.means) == ("SI & FD, spectral start", (1.0, 12.0), [2.5, 7.0])
+    for half, gained in zip(line.bars, gains.values()):
+        interval = scipy.stats.ttest_1samp(gained, 0).confidence_interval(0.95)
+        assert half == pytest.approx((interval.high - interval.low) / 2)
 
 
 def test_dense_networks_belong_to_all_sizes(tree):
