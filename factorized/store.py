@@ -321,7 +321,8 @@ def _assign(
         moved = value.to(where if device is None else device)
         if name in channels_last:
             moved = moved.contiguous(memory_format=CHANNELS_LAST[moved.dim()])
-        placed[name] = moved.clone() if uses[id(value)] > 1 else moved
+        # Where a file has them tensors are not aligned, and kernels take other ways for such, with other roundings.
+        placed[name] = moved.clone() if uses[id(value)] > 1 or moved.data_ptr() % _ALIGNMENT else moved
     model.load_state_dict(placed, assign=True)
     for names in ties.values():
         first, *others = names
@@ -337,6 +338,9 @@ def _get(model: nn.Module, name: str) -> Tensor:
 def _put(model: nn.Module, name: str, value: Tensor) -> None:
     path, _, own = name.rpartition(".")
     setattr(model.get_submodule(path), own, value)
+
+
+_ALIGNMENT = 64  # bytes; that of PyTorch's own memory
 
 
 def _format_of(value: Tensor) -> torch.memory_format | None:
