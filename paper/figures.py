@@ -185,7 +185,7 @@ def gain_of_frobenius(cells: Sequence[Cell], what: str, title: str, x_label: str
     Differences are of equal seeds; bars are their 95 % interval, and a place with a single pair has none.
     """
     lines = []
-    for start, base, method in (("random start", PLAIN, "FD"), ("spectral start", "SI", "SI & FD")):
+    for base, method in ((PLAIN, "FD"), ("SI", "SI & FD")):
         compared = Comparison([cell for cell in cells if cell.method in (base, method)], base, what, last)
         found: dict[float | None, Difference | None] = {}
         for cell in compared.cells:
@@ -196,9 +196,9 @@ def gain_of_frobenius(cells: Sequence[Cell], what: str, title: str, x_label: str
         at = dict(sorted(at.items()))
         if len(at) > 1:
             bars = tuple(d.half_width if math.isfinite(d.half_width) else 0.0 for d in at.values())
-            lines.append(Line(f"{method}, {start}", tuple(at), tuple((d.mean,) for d in at.values()), bars))
-    heading = f"gain of Frobenius over L2 decay: {title}"
-    return Panel(heading, x_label, tuple(lines), True, True, level=("none", 0.0)) if lines else None
+            lines.append(Line(method, tuple(at), tuple((d.mean,) for d in at.values()), bars))
+    heading = f"FD - plain and SI & FD - SI: {title}"
+    return Panel(heading, x_label, tuple(lines), True, True, level=("equal", 0.0)) if lines else None
 
 
 def _where(common: Mapping[str, str], cells: Sequence[Cell]) -> str:

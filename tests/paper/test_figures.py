@@ -74,7 +74,7 @@ def test_what_frobenius_decay_gains(tmp_path):
                 make_run(folder, arguments, seed=seed, final=final, best=final, decay_budget=dose)
     panel = gain_of_frobenius(group(find([tmp_path]).runs), "last", "accuracy", "decay budget", 5)
     (line,) = panel.lines
-    assert (line.name, line.x, line.means) == ("SI & FD, spectral start", (1.0, 12.0), [2.5, 7.0])
+    assert (line.name, line.x, line.means) == ("SI & FD", (1.0, 12.0), [2.5, 7.0])
     for half, gained in zip(line.bars, gains.values()):
         interval = scipy.stats.ttest_1samp(gained, 0).confidence_interval(0.95)
         assert half == pytest.approx((interval.high - interval.low) / 2)
