@@ -124,7 +124,7 @@ def against(
         what: the number, as `Cell.values` takes it.
         x_of: the place of a cell, from its first run.
     """
-    places: dict[str, dict[float, tuple[float, ...]]] = {}
+    at_place: dict[str, dict[float, tuple[float, ...]]] = {}
     level: tuple[str, float] | None = None
     for cell in cells:
         values, x = cell.values(what, last), x_of(cell.runs[0])
@@ -132,8 +132,8 @@ def against(
             level = (cell.method, sum(values) / len(values))
         elif values and x:
             name = " ".join(filter(None, (cell.label("layers").partition("_")[0], cell.method)))
-            places.setdefault(name, {})[x] = tuple(values)
-    lines = [Line(name, tuple(sorted(at)), tuple(at[x] for x in sorted(at))) for name, at in places.items()]
+            at_place.setdefault(name, {})[x] = tuple(values)
+    lines = [Line(name, tuple(sorted(at)), tuple(at[x] for x in sorted(at))) for name, at in at_place.items()]
     if not any(len(line.x) > 1 for line in lines):
         return None
     return Panel(title, x_label, tuple(lines), points=True, logarithmic=True, level=level)
@@ -159,13 +159,13 @@ def figures_of(section: Section, args: argparse.Namespace) -> Iterator[tuple[str
 
 def _against_size(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], last: int) -> Iterator:
     scaled = {cell.runs[0].results["rank scale"] for cell in cells if cell.label("rank scale")}
-    places: list[tuple[str, str, Callable[[Run], float | None]]] = [
+    axes: list[tuple[str, str, Callable[[Run], float | None]]] = [
         ("ratio", "parameters, as a ratio of the dense network's", lambda run: run.results["ratio"])
     ]
     if len(scaled) > 1:
-        places.append(("rank-scale", "rank scale", lambda run: run.results["rank scale"]))
+        axes.append(("rank-scale", "rank scale", lambda run: run.results["rank scale"]))
     for common, members in facets(cells, [*SIZES, "layers"]):
-        for name, label, x_of in places:
+        for name, label, x_of in axes:
             panels = [against(members, what, title, label, x_of, last) for what, title in numbers]
             yield f"{_where(common, cells)}-against-{name}", [panel for panel in panels if panel]
 
