@@ -24,7 +24,7 @@ from eigendamage.pruning.methods import METHODS, Scoring, directions
 from eigendamage.pruning.pruned import Pruned
 from eigendamage.pruning.statistics import collect
 
-METHODS_MEASURED = ("c-obd", "kron-obd", "c-obs", "eigendamage")
+METHODS_MEASURED = ("c-obd", "kron-obd", "eigendamage")
 CLASSES = 10
 
 

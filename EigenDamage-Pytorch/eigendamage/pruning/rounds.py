@@ -105,7 +105,7 @@ class Rounds:
         last = fit(
             classifier, self.data[0], self.data[1], run.record,
             epochs=first + settings.epochs,
-            learning_rate=lambda epoch: settings.lr * 0.1 ** training.drops(epoch - first, settings.epochs),
+            learning_rate=lambda epoch: settings.rate(epoch - first),
             first_epoch=state.get("epoch", first),
             best=state.get("best_acc", -1.0),
             best_epoch=state.get("best_epoch"),
@@ -205,9 +205,7 @@ class Rounds:
     def _save_epoch(self, epoch: Epoch, number: int, classifier: Classifier, first: int) -> None:
         run, settings = self.run, self.plan.rounds[number]
         done = epoch.index + 1
-        run.record.scalars(
-            epoch.scalars(settings.lr * 0.1 ** training.drops(epoch.index - first, settings.epochs)), done
-        )
+        run.record.scalars(epoch.scalars(settings.rate(epoch.index - first)), epoch.index)
         own = {"best_acc": epoch.best}
         states: dict[str, object] = {}
         if epoch.is_best:

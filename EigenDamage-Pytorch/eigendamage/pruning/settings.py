@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import flags
+from lab import flags, training
 from lab.cli import UserError, mistakes, number
 from lab.settings import Parser, flag
 
@@ -31,6 +31,10 @@ class Round:
     lr: float
     weight_decay: float
     target: Target
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of one of its epochs, from 0."""
+        return self.lr * 0.1 ** training.drops(epoch, self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
