@@ -179,7 +179,8 @@ class Rounds:
         parameters, adds = removed.cost
         share = parameters / self.dense.parameters
         self.history.append({
-            "target": {"share": target.share, "of": target.kind}, "units": removed.of, "units removed": removed.units,
+            "target": {"share": target.share, "of": target.kind}, "limit": removed.limit,
+            "units": removed.of, "units removed": removed.units,
             "parameters": parameters, "ratio": share,
             "multiply-adds": adds, "multiply-adds ratio": adds / self.dense.multiply_adds,
             "test accuracy before batch norm is renewed": before.top1, "after removal": after,

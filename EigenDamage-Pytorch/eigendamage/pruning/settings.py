@@ -1,6 +1,7 @@
 """What a pruning run is asked to do: flags, a configuration, and what the network to prune says of itself."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from lab.settings import Parser, flag
 
 from . import configs
 from .counting import COSTS
-from .methods import CORRECTIONS, METHODS, SEPARABLE, Scoring
+from .methods import CORRECTIONS, METHODS, SEPARABLE, Method, Scoring
 from .start import Start
 from .step import Pruner, Target
 
@@ -52,7 +53,7 @@ class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
     cost: str = flag("pruning", default=COSTS[0], choices=COSTS, help="what --target-ratio is a share of")
     ratio: float | None = flag("pruning", type=_SHARE, metavar="R", help="or share of all scores to go in a round, as published")  # noqa: E501
     rounds: int = flag("pruning", default=1, type=flags.POSITIVE, metavar="N", help="removals, which share the epochs")
-    limit: float | None = flag("pruning", type=_SHARE, metavar="L", help=f"largest share of a layer's units to go in a round (default {LIMIT})")  # noqa: E501
+    limit: float | None = flag("pruning", type=_SHARE, metavar="L", help=f"largest share of a layer's units to go in a round (default {LIMIT}, or less for filters and --target-ratio)")  # noqa: E501
     fix_layers: int | None = flag("pruning", type=flags.COUNT, metavar="N", help="the first N layers lose nothing (default 0)")  # noqa: E501
     normalize: bool = flag("pruning", default=False, help="divide scores by their sum over the layer")
     labels: str | None = flag("pruning", choices=LABELS, help="of statistics: drawn from the predictions (default), or as given")  # noqa: E501
@@ -175,7 +176,7 @@ def _plan(args: Settings, config: dict[str, Any], folder: Path, methods: Sequenc
     resolved = {
         "source": source, "network": start.network, "depth": start.depth, "data": data, "method": method,
         "batch_size": int(batch_size), "labels": labels, "re_init": re_init, "save_dir": folder,
-        "epochs": sum(r.epochs for r in rounds), "limit": pruner.limit, "normalize": pruner.normalize,
+        "epochs": sum(r.epochs for r in rounds), "normalize": pruner.normalize,
         "fix_layers": pruner.skipped, "fix_rotation": pruner.fixed_rotations, "rounds": len(rounds),
     }  # fmt: skip
     first, *others = ((r.lr, r.weight_decay, r.target) for r in rounds)
@@ -244,6 +245,7 @@ def _pruner(args: Settings, config: dict[str, Any], method: str) -> Pruner:
             raise UserError(f"{name} has no effect without {needed}")
     with mistakes():
         limit = args.limit if args.limit is not None else float(config.get("prune_ratio_limit", LIMIT))
+        limits = _limits(limit, args, about) if args.limit is None and not config else (limit,)
         skipped = args.fix_layers if args.fix_layers is not None else int(config.get("fix_layers", 0))
     if not 0 < limit <= 1 or skipped < 0:
         raise UserError(
@@ -252,5 +254,17 @@ def _pruner(args: Settings, config: dict[str, Any], method: str) -> Pruner:
     re_init = args.re_init or configs.truth(config.get("re_init", False))
     scoring = Scoring(args.damping, args.score == "published", "none" if re_init else args.correction)
     normalize = args.normalize or configs.truth(config.get("normalize", False))
-    return dataclasses.replace(Pruner(method, scoring), limit=limit, normalize=normalize, skipped=skipped,
+    return dataclasses.replace(Pruner(method, scoring), limits=limits, normalize=normalize, skipped=skipped,
                                fixed_rotations=fixed)  # fmt: skip
+
+
+def _limits(limit: float, args: Settings, about: Method) -> tuple[float, ...]:
+    """Return the limits of flags alone, the first of which is tried first.
+
+    Filters of a target in parameters: a layer keeps at least half of what every layer would in an even network of that
+    size. Otherwise scores of all layers together can leave a network with bottlenecks that hardly learn.
+    """
+    if args.target_ratio is None or about.of_directions:
+        return (limit,)
+    of_round = args.target_ratio ** (1 / args.rounds)
+    return (min(limit, 1 - math.sqrt(of_round) / 2), limit)

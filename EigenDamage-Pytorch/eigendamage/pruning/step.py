@@ -1,5 +1,6 @@
 """One round's removal: scores, the cut, what stays corrected, and the smaller network."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from .counting import Cost, DirectionCost, FilterCost, chosen, cost
 from .methods import METHODS, Scoring, corrected, directions, random_scores
 from .pruned import Pruned
 from .removal import remove
-from .selection import Kept, Part, cut_at_cost, cut_at_share, order
+from .selection import Kept, Order, Part, cut_at_cost, cut_at_share, order
 from .statistics import Moments
 
 
@@ -33,6 +34,8 @@ class Removed(NamedTuple):
     """units that there were"""
     cost: Cost
     """of what is left"""
+    limit: float
+    """the largest fraction of a layer's units that could go"""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Pruner:
     method: str
     """a key of `METHODS`"""
     scoring: Scoring = field(default_factory=Scoring)
-    limit: float = 0.95
-    """the largest fraction of a layer's units that one round may remove"""
+    limits: tuple[float, ...] = (0.95,)
+    """the largest fraction of a layer's units that a round may remove; of several the first that lets the target be"""
     normalize: bool = False
     """divide scores by their sum over the layer"""
     skipped: int = 0
@@ -85,14 +88,11 @@ class Pruner:
         if not layers:
             raise ValueError(f"all {len(pruned.units)} layers are to be skipped; none is left to prune")
         method = METHODS[self.method]
-        found = (
-            {n: directions(layer, moments.get(n, {}), method.basis) for n, layer in layers.items()}
-            if method.of_directions
-            else {}
-        )
+        found: dict[str, Tucker2] = {}
         counting: FilterCost | DirectionCost
         kind = "parameters" if target.kind == "scores" else target.kind
         if method.of_directions:
+            found = {n: directions(layer, moments.get(n, {}), method.basis) for n, layer in layers.items()}
             scores = {Part(name): f.output_scores for name, f in found.items()}
             scores |= {Part(name, "inputs"): f.input_scores for name, f in found.items()}
             counting = DirectionCost(pruned.model, layers, method.form, kind, size)
@@ -101,11 +101,7 @@ class Pruner:
                 Part(name): self._scores(layer, moments.get(name, {}), generator) for name, layer in layers.items()
             }
             counting = FilterCost(pruned.model, pruned.flow, pruned.units, kind, size)
-        ordered = order(scores, self.limit, self.normalize)
-        if target.kind == "scores":
-            cut = cut_at_share(ordered, target.share)
-        else:
-            cut = self._cut(ordered, counting, target, dense)
+        ordered, cut, limit = self._cut(scores, counting, target, dense)
         kept = ordered.kept(cut)
         units = sum(len(places) for places in kept.values())
         if method.of_directions:
@@ -113,18 +109,25 @@ class Pruner:
             self._rotate(pruned, found, kept, counting)
         else:
             self._remove(pruned, kept, moments)
-        return Removed(ordered.count - units, ordered.count, cost(pruned.model, size))
+        return Removed(ordered.count - units, ordered.count, cost(pruned.model, size), limit)
 
-    def _cut(self, ordered: Any, counting: FilterCost | DirectionCost, target: Target, dense: Cost) -> int:
+    def _cut(
+        self, scores: Mapping[Part, Tensor], counting: FilterCost | DirectionCost, target: Target, dense: Cost
+    ) -> tuple[Order, int, float]:
+        """Return the order, the place where it is cut, and the limit that holds."""
+        if target.kind == "scores":
+            ordered = order(scores, self.limits[0], self.normalize)
+            return ordered, cut_at_share(ordered, target.share), self.limits[0]
         whole = dense.of(target.kind)
-        try:
-            return cut_at_cost(ordered, counting, target.share * whole)
-        except ValueError:
-            least = counting(ordered.kept(ordered.count)) / whole
-            raise ValueError(
-                f"{self.method} cannot bring the network to {target.share:g} of its {target.kind} when a layer may "
-                f"lose {self.limit:g} of its units in a round: {least:.4g} is the least; raise the limit or the target"
-            ) from None
+        for limit in self.limits:
+            ordered = order(scores, limit, self.normalize)
+            with contextlib.suppress(ValueError):
+                return ordered, cut_at_cost(ordered, counting, target.share * whole), limit
+        least = counting(ordered.kept(ordered.count)) / whole
+        raise ValueError(
+            f"{self.method} cannot bring the network to {target.share:g} of its {target.kind} when a layer may lose "
+            f"{limit:g} of its units in a round: {least:.4g} is the least; raise the limit or the target"
+        )
 
     def _scores(self, layer: Any, moments: Moments, generator: torch.Generator) -> Tensor:
         if self.method == "random":

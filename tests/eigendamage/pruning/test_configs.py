@@ -6,8 +6,11 @@ import pytest
 import torch
 from eigendamage import networks
 from eigendamage.pruning import configs, settings
+from eigendamage.pruning.counting import cost
 from eigendamage.pruning.methods import METHODS
+from eigendamage.pruning.step import Pruner, Target
 
+from tests.eigendamage.pruning import small
 from tests.eigendamage.pruning.tiny_prune import prune
 from tests.harness import results
 
@@ -50,7 +53,7 @@ def test_a_one_pass_configuration_is_a_run_for_every_ratio(vgg19):
     found = plans(f"--config {path} --from {vgg19}")
     assert [plan.rounds[0].target.share for plan in found] == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     assert all(len(plan.rounds) == 1 and plan.epochs == 150 and plan.batch_size == 128 for plan in found)
-    assert found[0].pruner.method == "eigendamage" and found[0].pruner.limit == 0.95
+    assert found[0].pruner.method == "eigendamage" and found[0].pruner.limits == (0.95,)
     name = "cifar10_vgg19_kfacf_eigen_one_pass_"
     folder = f"runs/pruning/exp_for_cifar/cifar10/vgg19/one_pass/base/{name}"
     assert [plan.folder.as_posix() for plan in found] == [f"{folder}/{step}" for step in range(6)]
@@ -61,7 +64,7 @@ def test_an_iterative_configuration_is_one_run(vgg19):
     path = "configs/exp_for_cifar/cifar10/vgg19/iterative/base/fisher_diag_base.json"
     (plan,) = plans(f"--config {path} --from {vgg19}")
     assert [r.target for r in plan.rounds] == [("scores", 0.5)] * 7 and plan.epochs == 7 * 150
-    assert (plan.rounds[0].lr, plan.rounds[0].weight_decay, plan.pruner.limit) == (1e-3, 1e-4, 0.5)
+    assert (plan.rounds[0].lr, plan.rounds[0].weight_decay, plan.pruner.limits) == (1e-3, 1e-4, (0.5,))
 
 
 def test_a_sweep_is_a_run_for_every_variant(vgg19):
@@ -86,7 +89,7 @@ def test_flags_override_a_configuration(vgg19):
     flags = "--epochs 9 --lr 0.5 --batch-size 7 --limit 0.3 --labels given --data digits"
     (plan,) = plans(f"--config {path} --from {vgg19} {flags}")
     assert [r.epochs for r in plan.rounds] == [1, 1, 1, 2, 1, 1, 2] and {r.lr for r in plan.rounds} == {0.5}
-    assert (plan.batch_size, plan.pruner.limit, plan.args.labels, plan.data) == (7, 0.3, "given", "digits")
+    assert (plan.batch_size, plan.pruner.limits, plan.args.labels, plan.data) == (7, (0.3,), "given", "digits")
 
 
 def test_published_flags_of_a_file_with_folders(vgg19, tmp_path):
@@ -120,3 +123,21 @@ def test_a_configuration_runs(dense, tmp_path, monkeypatch):
     alone = results(prune(dense, tmp_path / "alone", "--method kron-obd --ratio 0.8 --epochs 1 --lr 1e-2"))
     assert alone["parameters"] == other["parameters"] and alone["final"] == other["final"]
     main_prune.main([*argv, "--resume", "auto"])
+
+
+def test_limits_of_flags_alone(vgg19):
+    """A layer keeps half of an even network's share of its filters; else what was published."""
+    shared = f"--from {vgg19} --target-ratio"
+    cases = {f"{shared} 0.25 --method c-obd": (0.75, 0.95), f"{shared} 0.0625 --rounds 2 --method c-obd": (0.75, 0.95),
+             f"{shared} 0.1 --method eigendamage": (0.95,), f"{shared} 0.1 --method c-obd --limit 0.9": (0.9,),
+             f"--from {vgg19} --ratio 0.5 --method c-obd": (0.95,)}  # fmt: skip
+    for flags, limits in cases.items():
+        assert plans(flags)[0].pruner.limits == limits
+
+
+def test_the_published_limit_holds_where_the_other_leaves_too_much():
+    pruned = small.pruned("resnet")
+    dense = cost(pruned.model, (16, 16))
+    pruner = Pruner("magnitude", limits=(0.1, 0.95))
+    removed = pruner(pruned, {}, Target("parameters", 0.1), dense, (16, 16), torch.Generator())
+    assert removed.limit == 0.95 and 0.098 < removed.cost.parameters / dense.parameters <= 0.1
