@@ -171,7 +171,7 @@ def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[B
         final=results["final validation accuracy"],
     )  # fmt: skip
     more = f"go on: the same flags with --epochs {2 * args.epochs} --resume {run.folder / CHECKPOINT}"
-    run.finish(summary, results, training.ending(run, last, WHAT) + [more] * bool(args.epochs))
+    run.finish(summary, results, training.ending(run, last, WHAT, (classifier, train), [more] if args.epochs else []))
 
 
 if __name__ == "__main__":

@@ -195,9 +195,8 @@ def train(
         epochs=args.epochs, validation=results["validation images"], metric="validation error (%)",
         best=results["best validation error"], final=results["final validation error"],
     )  # fmt: skip
-    run.finish(summary, results, training.ending(run, last, WHAT) + [
-        f"a student learns from it: main.py {args.dataset} student -t {run.folder} --save-dir FOLDER ..."
-    ])  # fmt: skip
+    more = f"a student learns from it: main.py {args.dataset} student -t {run.folder} --save-dir FOLDER ..."
+    run.finish(summary, results, training.ending(run, last, WHAT, (classifier, train), [more]))
 
 
 def restored_history(run: Run, state: dict) -> dict[str, list[float]]:

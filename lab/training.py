@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 import factorized
 
+from . import advice
 from .cli import UserError, mistakes
 from .data import images
 from .data.batches import MEAN, STD, Batches
@@ -21,8 +22,6 @@ from .flags import Factorization, is_factorized
 from .loop import Classifier, Epoch
 from .record import Summary
 from .run import Run
-
-_LONG = 600  # seconds, of a run whose settings are worth a thought
 
 
 def load_batches(
@@ -283,22 +282,37 @@ def describe(counts: Factorization) -> str:
     )
 
 
-def ending(run: Run, last: Epoch | None, files: Mapping[str, str]) -> list[str]:
-    """Return lines that say what came out of a run, and what is in its folder.
+def ending(
+    run: Run,
+    last: Epoch | None,
+    files: Mapping[str, str],
+    trained: tuple[Classifier, Batches] | None = None,
+    more: Iterable[str] = (),
+) -> Iterator[str]:
+    """Yield lines that say what came out of a run, what is in its folder, and what would have been faster.
+
+    The last is measured as it is asked for, once the results are written.
 
     Args:
         last: what `fit` returned.
         files: what is in which file, in words.
+        trained: what was trained, on which batches; None to measure nothing.
+        more: lines of the trainer's own.
     """
-    lines = []
     if last:
         epoch = f" after epoch {last.best_epoch}" if last.best_epoch else ""
-        lines.append(
+        yield (
             f"best validation accuracy {last.best:.2f}%{epoch}, last {last.valid.top1:.2f}% after epoch "
             f"{last.index + 1}; {run.record.seconds:,.0f} s"
         )
-    lines.append(f"in {run.folder}: " + ", ".join(f"{name} {what}" for name, what in files.items()))
-    computing = run.computing
-    if run.record.seconds >= _LONG and not computing.compile and computing.amp is None:
-        lines.append("--compile and --amp bf16 can make steps faster: docs/results.md has measurements")
-    return lines
+    yield f"in {run.folder}: " + ", ".join(f"{name} {what}" for name, what in files.items())
+    yield from more
+    if trained and run.record.seconds >= advice.LONG:
+        classifier, batches = trained
+        images, labels = next(iter(batches.epoch(0)))
+        model = classifier.model.train()
+
+        def step() -> None:
+            classifier.objective(model, images, labels)[0].backward()
+
+        yield from advice.faster(step, model, run.computing, run.record.seconds)

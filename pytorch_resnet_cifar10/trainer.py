@@ -213,10 +213,11 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
         metric="validation accuracy (%)", best=results["best validation accuracy"],
         final=results["final validation accuracy"],
     )  # fmt: skip
-    run.finish(summary, results, training.ending(run, last, WHAT) + [
+    more = (
         f"evaluate: the same flags with --evaluate --resume {run.folder / BEST}; "
         f"go on: with --epochs {2 * args.epochs} --resume {run.folder / CHECKPOINT}"
-    ])  # fmt: skip
+    )
+    run.finish(summary, results, training.ending(run, last, WHAT, (classifier, train), [more]))
 
 
 def words_of_decay(args: Settings, model: ResNet, optimizer: torch.optim.SGD) -> str:

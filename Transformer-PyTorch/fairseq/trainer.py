@@ -116,6 +116,12 @@ class Trainer:
         if self.updates % _READ_EVERY == 0:
             self.meter.read(f"update {self.updates}")
 
+    def practice(self, share: Sequence[Batch], samples: int) -> None:
+        """Do a forward and a backward pass, but no update."""
+        self.model.train()
+        for batch in share:
+            self._backward(batch, samples)
+
     def _backward(self, batch: Batch, samples: int) -> Tensor:
         """Add the gradient of the loss over `samples`; return what `_losses` does."""
         loss, nll, right = self._losses(self._network, batch)

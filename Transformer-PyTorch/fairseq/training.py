@@ -1,9 +1,11 @@
 """A training run: epochs, validation, checkpoints, results."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from factorized import summary
-from lab import checkpoint, training
+from lab import advice, checkpoint, training
 from lab.cli import UserError, mistakes
 from lab.devices import Computing
 from lab.earlier import is_in
@@ -269,28 +271,36 @@ class Training:
         origin = f", {'continuing' if self.run.source else 'from'} {begun}" if begun else ""
         say(f"run: in {self.run.folder}, seed {args.seed}{origin}")
 
-    def _ending(self, final: Loss) -> list[str]:
-        """Return lines that say what came out of the run, what is in its folder, and what to do with it."""
+    def _ending(self, final: Loss) -> Iterator[str]:
+        """Yield lines that say what came out of the run, what is in its folder, and what would have been faster."""
         args, folder, name = self.args, self.run.folder, self.args.best_checkpoint_metric
         unit = {"bleu": "BLEU", "ppl": "perplexity"}.get(name, name.replace("_", " "))
-        values = final.values()
-        best = Loss.of(self.best).values().get(name, values[name]) if self.best else values[name]
+        last = final.values()[name]
+        best = Loss.of(self.best).values()[name] if self.best else last
         epoch = f" after epoch {self.best['epoch']}" if self.best else ""
-        lines = [
-            f"best validation {unit} {shown(name, best)}{epoch}, last {shown(name, values[name])} after "
+        yield (
+            f"best validation {unit} {shown(name, best)}{epoch}, last {shown(name, last)} after "
             f"{self.trainer.updates:,} updates; {self.record.seconds:,.0f} s"
-        ]
+        )
         if args.no_save:
-            return [*lines, f"in {folder}: results.json the numbers; --no-save has kept no network"]
-        what = {BEST: "is the best network", LAST: "the last, to go on from", AVERAGE: "the mean of the last epochs'"}
-        there = ", ".join(f"{file} {text}" for file, text in what.items() if (folder / file).exists())
-        longer = f"--max-update {2 * args.max_update}" if args.max_update else f"--epochs {2 * max(args.epochs, 1)}"
-        return [
-            *lines,
-            f"in {folder}: {there}, results.json the numbers",
-            f"translate: generate.py {args.data} --path {folder / BEST} --remove-bpe; "
-            f"go on: the same command with {longer}",
-        ]
+            yield f"in {folder}: results.json the numbers; --no-save has kept no network"
+        else:
+            what = {
+                BEST: "is the best network",
+                LAST: "the last, to go on from",
+                AVERAGE: "the mean of the last epochs'",
+            }
+            there = ", ".join(f"{file} {text}" for file, text in what.items() if (folder / file).exists())
+            longer = f"--max-update {2 * args.max_update}" if args.max_update else f"--epochs {2 * max(args.epochs, 1)}"
+            yield f"in {folder}: {there}, results.json the numbers"
+            yield (
+                f"translate: generate.py {args.data} --path {folder / BEST} --remove-bpe; "
+                f"go on: the same command with {longer}"
+            )
+        if self.record.seconds >= advice.LONG:
+            update = next(self.feed.updates(self.feed.batches(1), 0))
+            step = partial(self.trainer.practice, update.share, update.counts["samples"])
+            yield from advice.faster(step, self.trainer.model, self.computing, self.record.seconds)
 
     def _parameter_counts(self) -> tuple[int, int]:
         """Return the number of parameters of the dense model, and of this one."""
