@@ -14,12 +14,13 @@ from .budget import RankScale, find_rank_scale, parameter_count
 from .decay import FrobeniusDecay, frobgrad
 from .deployment import deploy
 from .groups import describe_decay, parameter_groups
-from .layers.attention import FactorizedAttention, OutputValue, QueryKey
+from .layers.attention import FactorizedAttention
 from .layers.base import FactorizedLayer
 from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.composed import ComposedConv2d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
+from .layers.heads import OutputValue, QueryKey
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.tensor import CPConv2d, TensorConv2d, TensorTrainConv2d, TuckerConv2d
 from .layers.tucker2 import SeparableConv2d, Tucker2Conv2d

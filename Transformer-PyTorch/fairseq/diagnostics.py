@@ -3,7 +3,7 @@
 from torch import nn
 
 import factorized
-from factorized.layers.attention import OutputValue, QueryKey
+from factorized.layers.heads import OutputValue, QueryKey
 
 from .stacks import FeedForward
 from .transformer import Transformer

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from factorized import FactorizedLinear
-from factorized.layers.attention import OutputValue, QueryKey
+from factorized.layers.heads import OutputValue, QueryKey
 from lab.cli import RunError, UserError
 from lab.devices import Computing
 from lab.settings import Settings

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from factorized import FactorizedLayer, factorize, factorized_modules
-from factorized.layers.attention import OutputValue, QueryKey
+from factorized.layers.heads import OutputValue, QueryKey
 
 from .config import TransformerConfig, dense_parameter_count
 from .decoding_state import DecodingState, Memory

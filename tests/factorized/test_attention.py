@@ -17,7 +17,8 @@ from factorized import (
     parameter_count,
     report,
 )
-from factorized.layers.attention import attention_weights, head_width
+from factorized.layers.attention import attention_weights
+from factorized.layers.heads import head_width
 
 D, HEADS, B, T, S = 12, 3, 2, 5, 7
 

@@ -9,7 +9,7 @@ from fairseq.meter import Meter
 from fairseq.schedule import Schedule
 from fairseq.trainer import Trainer
 
-from factorized.layers.attention import OutputValue, QueryKey
+from factorized.layers.heads import OutputValue, QueryKey
 from lab.devices import Computing
 from tests.transformer import golden
 
