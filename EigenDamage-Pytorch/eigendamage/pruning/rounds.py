@@ -272,9 +272,10 @@ class Rounds:
         )
         ends = plan.rounds[-1].target
         kind = "of the scores in every round" if ends.kind == "scores" else f"of the {ends.kind} left at the end"
+        rounds = f"{len(plan.rounds)} round{'s' * (len(plan.rounds) > 1)}"
         run.record.line(
-            f"pruning: {plan.pruner.method} in {len(plan.rounds)} rounds, {ends.share:g} {kind}; {plan.epochs} epochs "
-            f"of fine-tuning in all; run in {run.folder}, seed {run.args.seed}"
+            f"pruning: {plan.pruner.method} in {rounds}, {ends.share:g} {kind}; {plan.epochs} epochs of fine-tuning in "
+            f"all; run in {run.folder}, seed {run.args.seed}"
         )
 
     def _finish(self, last: Epoch | None) -> None:
