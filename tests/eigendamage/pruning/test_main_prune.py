@@ -50,6 +50,17 @@ def test_a_share_of_the_multiply_adds(dense, tmp_path, method):
     assert written["epochs"] == 0 and written["best"] == written["final"]
 
 
+@pytest.mark.parametrize("method", ["eigendamage", "hosvd"])
+def test_networks_of_directions_are_merged_and_exported(dense, tmp_path, method):
+    folder = prune(dense, tmp_path, f"--method {method} --target-ratio 0.1 --epochs 0")
+    model, x = load(folder / "checkpoint.t7"), torch.randn(2, 3, 16, 16)
+    expected = model(x)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected, rtol=1e-4, atol=1e-4)
+    merged = factorized.merge(load(folder / "checkpoint.t7"))
+    assert not factorized.factorized_modules(merged) and factorized.parameter_count(merged) == DENSE
+    torch.testing.assert_close(merged(x), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_share_of_the_scores(dense, tmp_path):
     written = results(prune(dense, tmp_path, "--method magnitude --ratio 0.5 --epochs 0"))
     (entry,) = written["rounds"]
