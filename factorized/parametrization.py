@@ -60,8 +60,11 @@ def uninstall(weights: Mapping[ComposedWeight, Sequence[tuple[nn.Module, str]]])
         weights: with their owners, as from `composed_weights`.
 
     Raises:
-        ValueError: if another parametrization was registered on top of one; then nothing has changed.
+        ValueError: if another parametrization was registered on top of one, or one is sharded among processes; then
+            nothing has changed.
     """
+    if any(hasattr(weight.U, "full_tensor") for weight in weights):
+        raise ValueError("the factors are sharded among processes: merge the model before fully_shard shards it")
     for module, name in (owner for owners in weights.values() for owner in owners):
         if len(module.parametrizations[name]) > 1:  # type: ignore[index,operator,union-attr,arg-type]
             raise ValueError(
@@ -108,8 +111,8 @@ def _renewed(kind: type) -> type:
 
 
 def _base(module: nn.Module) -> Any:
-    """Return the class that a parametrized module has without parametrizations."""
-    return type(module).__bases__[0]
+    """Return the class that a parametrized module has without parametrizations; others may have derived from those."""
+    return type(module)._plain_class  # type: ignore[attr-defined]
 
 
 def _order_of(module: nn.Module) -> tuple[str, ...]:
@@ -120,7 +123,7 @@ def _order_of(module: nn.Module) -> tuple[str, ...]:
 def _complete(kind: Any, order: tuple[str, ...]) -> None:
     """Give a class that PyTorch has made for a parametrized module what it lacks."""
     base = kind.__bases__[0]
-    kind._order_of_parameters = order
+    kind._plain_class, kind._order_of_parameters = base, order
     kind.__reduce_ex__ = _reduce
     kind.__setattr__ = _set
     if "__getstate__" in vars(kind):
