@@ -41,7 +41,9 @@ def table(
     took = time.perf_counter() - began
     print(f"statistics of {CALIBRATION} inputs: {took:.0f} s; without compression {score(model):.2f}")
     has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    heads = ["plain, uniform", "plain, allocated", "weighted, allocated", *["and recalibrated"] * has_norms]
+    heads = ["plain, uniform", "plain, allocated", "weighted, allocated"]
+    if has_norms:
+        heads.append("and recalibrated")
     print("| share of | ratio | split | " + " | ".join(heads) + " |\n|---|---:|---|" + "---:|" * len(heads), flush=True)
     for cost in COSTS:
         for ratio in RATIOS:

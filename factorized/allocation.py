@@ -15,10 +15,10 @@ class Options(NamedTuple):
     """What one layer can become: arrays of one length, in the order of the costs."""
 
     ranks: numpy.ndarray
-    """0 for the dense layer"""
+    """The ranks that can be chosen; 0 stands for the dense layer."""
     costs: numpy.ndarray
     dropped: numpy.ndarray
-    """what is left out: the sum of the squared singular values beyond the rank"""
+    """The error of each rank: the sum of the squared singular values beyond it."""
 
 
 def options(spectrum: numpy.ndarray, ranks: Sequence[int], costs: Sequence[float], dense: float) -> Options:

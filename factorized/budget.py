@@ -41,11 +41,11 @@ class ProductSize(NamedTuple):
     """The dimension that the scale of the paper's rule is a fraction of."""
     square: bool
     adds: tuple[int, int] | None = None
-    """multiply-adds of one rank, and of the dense layer, if these are what counts and not parameters"""
+    """The multiply-adds of one rank, and of the dense layer, if these are what counts and not parameters."""
     round_to: int = 1
-    """what ranks are multiples of, where there are that many"""
+    """The number that ranks are multiples of, where there are that many."""
     products: int = 1
-    """of these sizes, of a batch"""
+    """The number of products of these sizes in a batch."""
 
     @property
     def dense(self) -> int:

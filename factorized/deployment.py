@@ -34,11 +34,11 @@ class Form(NamedTuple):
 
     name: str
     choice: str
-    """`dense` or `steps`"""
+    """The form that was chosen, `dense` or `steps`."""
     reason: str
-    """why there was no choice, or empty"""
+    """The reason why there was no choice, or empty."""
     dense_seconds: float | None
-    """of one call with the example; None where it was not measured"""
+    """The seconds of one call with the example; None where it was not measured."""
     steps_seconds: float | None
     parameters: int
 

@@ -299,7 +299,8 @@ def _patches(x: Tensor, weight: Tensor, call: Mapping[str, Any]) -> Iterator[Ten
 
 
 def _per_axis(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value) * (axes if len(value) == 1 else 1)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
 
 
 def _padding(

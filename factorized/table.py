@@ -93,12 +93,12 @@ class Summary:
     def __str__(self) -> str:
         known = self.multiply_adds is not None
         started = any(row.error is not None for row in self.rows)
-        head = ["layer", "matrix", "rank", *["error"] * started, "parameters", "dense", "share"]
-        lines = [[*head, *["multiply-adds", "share"] * known, "path"]]
+        head = ["layer", "matrix", "rank", *(["error"] if started else []), "parameters", "dense", "share"]
+        lines = [[*head, *(["multiply-adds", "share"] if known else []), "path"]]
         for row in self.rows:
             rank = "" if row.rank is None else str(row.rank)
             error = "" if row.error is None else f"{100 * row.error:.1f} %"
-            cells = [row.name or "(root)", "x".join(map(str, row.matrix)), rank, *[error] * started]
+            cells = [row.name or "(root)", "x".join(map(str, row.matrix)), rank, *([error] if started else [])]
             cells += [f"{row.parameters:,}", f"{row.dense_parameters:,}", _share(row.parameters, self.parameters)]
             if known:
                 adds = row.multiply_adds

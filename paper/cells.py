@@ -169,7 +169,9 @@ def _differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def sort_key(labels: Mapping[str, str]) -> tuple:

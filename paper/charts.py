@@ -142,7 +142,8 @@ def _decades(axis) -> None:
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     decades = numpy.log10(high / low)
-    steps = (1, 2, 3, 4, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
+    choices = {1: (1, 2, 3, 4, 5, 7), 2: (1, 2, 5), 3: (1, 3)}  # by the number of decades that is not reached
+    steps = next((steps for most, steps in choices.items() if decades < most), (1,))
     axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -56,7 +56,7 @@ def rewritten(text: str, name: str) -> str:
         return f"<!-- table: {block['arguments']} -->\n\n{markdown(block['arguments'])}\n\n<!-- end of table -->"
 
     marks = [mark[1].split(":")[0] for mark in _MARK.finditer(text)]
-    if marks[::2] != ["table"] * ((len(marks) + 1) // 2) or marks[1::2] != ["end of table"] * ((len(marks) + 1) // 2):
+    if len(marks) % 2 or set(marks[::2]) - {"table"} or set(marks[1::2]) - {"end of table"}:
         raise UserError(f"{name}: a table begins with <!-- table: ARGUMENTS --> and ends with <!-- end of table -->")
     return _BLOCK.sub(fill, text)
 

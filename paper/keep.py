@@ -55,8 +55,8 @@ def text_of(record: dict[str, Any]) -> str:
     """Return a record as JSON with one line for each field and each curve, so that changes of it can be read."""
 
     def lines(value: Any, depth: int) -> str:
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        nested = any(isinstance(item, dict | list) for item in inner)
+        inner = value.values() if isinstance(value, dict) else value
+        nested = isinstance(value, dict | list) and any(isinstance(item, dict | list) for item in inner)
         if not value or not nested and (depth > 2 or not isinstance(value, dict)):
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
         begin = ",\n" + "  " * depth

@@ -90,7 +90,9 @@ def pairs(values: Mapping[str, Any], heading: str) -> str:
 
 
 def _short(value: Any, longest: int = 300) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, float):
+        text = f"{value:.6g}"
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
 

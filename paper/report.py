@@ -158,7 +158,7 @@ def _runs(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _details(state: str, head: str, more: str, *inner: str, is_open: bool = False) -> str:
-    shown, words = " open" * is_open, html.escape(printable(head))
+    shown, words = " open" if is_open else "", html.escape(printable(head))
     return (
         f'<details class="run"{shown}><summary><span class="state {state}">{state}</span> {words}{more}</summary>'
         f"{''.join(inner)}</details>"

@@ -103,7 +103,7 @@ def table_of(section: Section, options: Options) -> Table:
     wanted = [name for name in options.columns if any(numbers.get(name) is not None for _, numbers in rows)]
     budgets = {text for _, numbers in rows if (text := numbers.get("budget"))}
     wanted = [name for name in wanted if name != "budget" or len(budgets) > 1 and "decay" not in names]
-    unit = " (%)" * ("%" in metric)
+    unit = " (%)" if "%" in metric else ""
     heads = {
         "last": f"last{unit}", "best": f"best{unit}", "mean": f"mean of last {options.last}", "test": f"test{unit}",
         "seconds": "s/epoch", "difference": f"{options.compare} against {options.against}",
@@ -129,7 +129,8 @@ def _numbers(cell: Cell, comparison: Comparison, digits: int) -> dict[str, Any]:
         numbers["budget"] = f"{first['decay budget']:.3g}"
     for name in ("last", "best", "mean", "test", "training loss", "tokenized BLEU", "sacreBLEU"):
         if values := cell.values(name, comparison.last):
-            numbers[name] = Spread(tuple(values), 3 if name == "training loss" else 2 if "BLEU" in name else digits)
+            usual = 2 if "BLEU" in name else digits
+            numbers[name] = Spread(tuple(values), 3 if name == "training loss" else usual)
     if seconds := cell.values("seconds per epoch"):
         numbers["seconds"] = Spread(tuple(seconds), 1 if max(seconds) > 10 else 2)
     return numbers
@@ -167,12 +168,13 @@ def _notes(cells: Sequence[Cell], names: Sequence[str], columns: Sequence[str], 
     if not cells:
         return []
     runs = [run for cell in cells for run in cell.runs]
-    pairs = "; differences pair by pair of seeds, with their 95 % interval" * ("difference" in columns)
+    pairs = "; differences pair by pair of seeds, with their 95 % interval" if "difference" in columns else ""
     metrics = " or ".join(sorted({run.metric for run in runs}))
     where = " or ".join(sorted({str(run.value("validation")) for run in runs}))
-    best = ", best the " + ("highest" if runs[0].higher_is_better else "lowest") + " after any" * ("best" in columns)
+    extreme = "highest" if runs[0].higher_is_better else "lowest"
+    best = f", best the {extreme} after any" if "best" in columns else ""
     notes = [
-        f"{metrics[:1].upper()}{metrics[1:]} on {where}: last is after the last epoch{best * ('best' in columns)}. "
+        f"{metrics[:1].upper()}{metrics[1:]} on {where}: last is after the last epoch{best}. "
         f"Mean and standard deviation over trials{pairs}."
     ]
     if same := _common(cells, names):

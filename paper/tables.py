@@ -69,7 +69,9 @@ class Table:
             return value.text(self.digits)
         if isinstance(value, int):
             return f"{value:,}"
-        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        if value is None:
+            return ""
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     @property
     def texts(self) -> list[list[str]]:

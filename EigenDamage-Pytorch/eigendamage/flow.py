@@ -15,10 +15,10 @@ class Layer:
     """A convolution or the classifier, which reads one map and writes another."""
 
     name: str
-    """of the module"""
+    """The name of the module."""
     reads: str
     writes: str | None
-    """None for the classifier, whose outputs are classes"""
+    """The channels that it writes; None for the classifier, whose outputs are classes."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sum:
     """
 
     name: str
-    """of the block"""
+    """The name of the block."""
     branch: str
     shortcut: str
     writes: str

@@ -69,7 +69,7 @@ class Computing(flags.Computing):
             device = str(self.device_id) if torch.cuda.is_available() else "cpu"
             if device == "cpu":
                 warnings.warn(f"there is no GPU: running on the CPU, not on --device-id {self.device_id}", stacklevel=2)
-        if kind := "bf16" if self.bf16 else "fp16" if self.fp16 else None:
+        if kind := next((kind for kind in ("bf16", "fp16") if getattr(self, kind)), None):
             if amp not in ("off", kind):
                 raise ValueError(f"--{kind} contradicts --amp {amp}: give only one")
             amp = kind

@@ -268,7 +268,8 @@ class Training:
         say(f"method: {self._method()}; {args.optimizer} at {args.lr_scheduler}, cross-entropy{smoothing}")
         share = "" if self._budget is None else f"; decay budget {self._budget:.3g}"
         say(f"decay: {decay}{share}")
-        origin = f", {'continuing' if self.run.source else 'from'} {begun}" if begun else ""
+        how = "continuing" if self.run.source else "from"
+        origin = f", {how} {begun}" if begun else ""
         say(f"run: in {self.run.folder}, seed {args.seed}{origin}")
 
     def _ending(self, final: Loss) -> Iterator[str]:

@@ -252,7 +252,9 @@ class Training(Subsets, Model, Factorized, Optimized, Files, Bleu, options.Outpu
         if self.resume == "auto":
             return settings
         inside = self.save_dir / self.resume
-        resume = "auto" if self.resume == LAST else str(inside) if inside.exists() else self.resume
+        resume = str(inside) if inside.exists() else self.resume
+        if self.resume == LAST:
+            resume = "auto"
         if not self.reset_optimizer:
             return dataclasses.replace(settings, resume=resume)
         if resume == "auto" or is_in(Path(resume), self.save_dir):

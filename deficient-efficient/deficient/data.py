@@ -74,7 +74,9 @@ def load(args: Training, computing: Computing) -> tuple[Batches, Batches, Batche
             channels_last=args.channels_last,
         )  # fmt: skip
         return train, valid, valid
-    mean, std = CIFAR100 if args.dataset == "cifar100" else CIFAR10_DARTS if args.network == "DARTS" else CIFAR10
+    mean, std = CIFAR10_DARTS if args.network == "DARTS" else CIFAR10
+    if args.dataset == "cifar100":
+        mean, std = CIFAR100
     return load_batches(
         args.data or args.dataset, args, computing,
         batch_size=args.batch_size, evaluation_size=min(100, args.batch_size), mean=mean, std=std,

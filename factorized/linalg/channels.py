@@ -94,7 +94,7 @@ def _spectrum(metric: Tensor | None, kernel: Tensor, side: int) -> tuple[Tensor,
     if metric is None:
         return kernel.new_ones(size), torch.eye(size).to(kernel)
     if metric.shape != (size, size):
-        what = ("outputs", "inputs")[side]
+        what = "inputs" if side else "outputs"
         raise ValueError(f"the metric of {size} {what} has the shape ({size}, {size}), not {tuple(metric.shape)}")
     if not metric.isfinite().all():
         raise ValueError("a metric holds NaN or infinite numbers")

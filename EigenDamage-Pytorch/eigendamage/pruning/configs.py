@@ -140,7 +140,9 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
 def numbers(config: Mapping[str, Any], key: str, path: Path) -> list[float]:
     """Return the values of a key, one for each round."""
     value = config[key]
-    texts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        value = value.split(",")
+    texts = value if isinstance(value, list) else [value]
     try:
         return [float(text) for text in texts]
     except (TypeError, ValueError):

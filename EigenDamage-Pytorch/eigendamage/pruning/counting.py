@@ -21,9 +21,9 @@ class Cost(NamedTuple):
     """Of a network."""
 
     parameters: int
-    """all of them, frozen ones too, buffers excluded"""
+    """The number of all parameters, frozen ones too, buffers excluded."""
     multiply_adds: int
-    """products with weights of convolutions and linear layers, for one image"""
+    """The products with weights of convolutions and linear layers, for one image."""
 
     def of(self, kind: str) -> int:
         """Return the one that a word of `COSTS` names."""

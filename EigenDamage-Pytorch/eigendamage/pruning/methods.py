@@ -32,15 +32,15 @@ class Scoring:
     """How scores are computed."""
 
     damping: float = 1e-3
-    """added to matrices that are inverted, as a fraction of their mean eigenvalue"""
+    """The number added to the diagonal of matrices that are inverted, as a fraction of their mean eigenvalue."""
     published: bool = False
-    """of Kron-OBD and Kron-OBS: the score of the published code in place of the quadratic form"""
+    """Whether Kron-OBD and Kron-OBS have the score of the published code in place of the quadratic form."""
     correction: str = "joint"
-    """of the OBS methods: `joint`, the optimum; `single`, as published; `none`"""
+    """The correction of the OBS methods: `joint`, the optimum; `single`, as published; `none`."""
 
 
 SEPARABLE = "eigendamage-separable"
-"""the method of `main_prune_separable.py`"""
+"""The method of `main_prune_separable.py`."""
 CORRECTIONS = ("joint", "single", "none")
 
 
@@ -49,17 +49,17 @@ class Method:
     """A pruning method."""
 
     kinds: tuple[str, ...]
-    """the statistics that it needs"""
+    """The statistics that the method needs."""
     score: Callable[[Tensor, Moments, Scoring], Tensor] | None = None
-    """of filters: gets a weight (out, in kh kw), its statistics and options; returns (out,). None for directions"""
+    """The score of filters, from a weight (out, in kh kw), statistics and options: (out,). None for directions."""
     published_kinds: tuple[str, ...] | None = None
-    """the statistics that the published score needs; None where there is no other"""
+    """The statistics that the published score needs; None where there is no other."""
     corrects: bool = False
-    """whether the filters that stay are corrected"""
+    """Whether the filters that stay are corrected."""
     basis: str = ""
-    """of directions, as for `factorized.tucker2`"""
+    """The basis of directions, as for `factorized.tucker2`."""
     form: type[Tucker2Conv2d] = Tucker2Conv2d
-    """what layers become of which directions are left"""
+    """The class of the layers of which directions are left."""
 
     @property
     def of_directions(self) -> bool:

@@ -22,9 +22,9 @@ class Pruned:
     classes: int
     model: Any = field(repr=False)
     units: dict[str, list[int]] = field(repr=False)
-    """the filters that are left of each convolution, as numbered in the dense network"""
+    """The filters that are left of each convolution, as numbered in the dense network."""
     frozen: bool = False
-    """whether the rotations of layers in Tucker-2 form are not trained"""
+    """Whether the rotations of layers in Tucker-2 form are not trained."""
 
     @classmethod
     def dense(cls, network: str, depth: int, classes: int) -> "Pruned":

@@ -45,10 +45,10 @@ class Rounds:
     run: Run
     plan: Plan
     data: tuple[Batches, Batches, Batches]
-    """to train, validate and test on"""
+    """The batches to train, validate and test on."""
     cache: Cache
     history: list[dict[str, Any]] = field(default_factory=list)
-    """of every round what it removed and what came out"""
+    """What every round removed and what came out."""
     pruned: Pruned = field(init=False)
     dense: Cost = field(init=False)
     begun: bool = False
@@ -313,11 +313,16 @@ class Rounds:
 def method_in_words(plan: Plan, args: Any) -> str:
     """Return the method with what differs from its usual form."""
     pruner = plan.pruner
-    words = [f"pruned: {pruner.method}"]
-    words += ["fixed rotations"] * pruner.fixed_rotations + ["published scores"] * pruner.scoring.published
-    words += [f"{pruner.scoring.correction} correction"] * (pruner.scoring.correction != "joint" and not args.re_init)
-    words += ["normalized scores"] * pruner.normalize + ["labels as given"] * (args.labels == "given")
-    words += [f"{len(plan.rounds)} rounds"] * (len(plan.rounds) > 1) + ["trained anew"] * args.re_init
+    unusual = {
+        "fixed rotations": pruner.fixed_rotations,
+        "published scores": pruner.scoring.published,
+        f"{pruner.scoring.correction} correction": pruner.scoring.correction != "joint" and not args.re_init,
+        "normalized scores": pruner.normalize,
+        "labels as given": args.labels == "given",
+        f"{len(plan.rounds)} rounds": len(plan.rounds) > 1,
+        "trained anew": args.re_init,
+    }
+    words = [f"pruned: {pruner.method}", *(word for word, is_so in unusual.items() if is_so)]
     return ", ".join([*words, f"{'Frobenius' if args.wd2fd else 'L2'} decay"])
 
 

@@ -72,7 +72,7 @@ class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
     resume: str = flags.resume("--auto-resume=auto")
     # fmt: on
     schedule: tuple = ()
-    """the rounds of a configuration, where they differ: epochs, rate, decay, what of and which share"""
+    """The rounds of a configuration, where they differ: epochs, rate, decay, what of and which share."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Plan:
     pruner: Pruner
     rounds: tuple[Round, ...]
     args: Settings
-    """the flags with what they lead to, as `lab.run.Run` keeps them"""
+    """The flags with what they lead to, as `lab.run.Run` keeps them."""
 
     @property
     def epochs(self) -> int:

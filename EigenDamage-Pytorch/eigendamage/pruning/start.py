@@ -18,12 +18,12 @@ class Start:
     """A checkpoint, and what it says of its network."""
 
     path: Path
-    """the file"""
+    """The file of the network."""
     network: str
     depth: int
     data: str | None
     epochs: int
-    """that the network has been trained for"""
+    """The number of epochs that the network has been trained for."""
 
     @classmethod
     def read(cls, source: Path) -> "Start":

@@ -22,7 +22,7 @@ class Target(NamedTuple):
     """How much is removed."""
 
     kind: str
-    """`scores`: a share of all scores; or `parameters` or `multiply-adds`: what is left of the dense network's"""
+    """`scores`, a share of all scores; or `parameters` or `multiply-adds`, what is left of the dense network's."""
     share: float
 
 
@@ -31,11 +31,11 @@ class Removed(NamedTuple):
 
     units: int
     of: int
-    """units that there were"""
+    """The number of units that there were."""
     cost: Cost
-    """of what is left"""
+    """The cost of what is left."""
     limit: float
-    """the largest fraction of a layer's units that could go"""
+    """The largest fraction of a layer's units that could go."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Pruner:
     """What is removed by which rule."""
 
     method: str
-    """a key of `METHODS`"""
+    """The method, a key of `METHODS`."""
     scoring: Scoring = field(default_factory=Scoring)
     limits: tuple[float, ...] = (0.95,)
-    """the largest fraction of a layer's units that a round may remove; of several the first that lets the target be"""
+    """The largest fraction of a layer's units a round may remove; of several the first that lets the target be."""
     normalize: bool = False
-    """divide scores by their sum over the layer"""
+    """Whether scores are divided by their sum over the layer."""
     skipped: int = 0
-    """how many of the first layers lose nothing"""
+    """The number of first layers that lose nothing."""
     fixed_rotations: bool = False
-    """of methods that remove directions: rotations are not trained afterwards"""
+    """Whether the rotations of methods that remove directions are not trained afterwards."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
