@@ -7,9 +7,10 @@ from PIL import Image
 
 from lab.data.batches import Batches
 from lab.data.images import ImageSet
+from tests.harness import REPOSITORY
 
 # A part of Tiny ImageNet, where it lies beside the checkout.
-SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet-sample.zip"
+SAMPLE = REPOSITORY.parent / "shared" / "data" / "tiny-imagenet-sample.zip"
 
 
 def image_set(count: int = 50, classes: int = 5, size: tuple[int, int] = (8, 6), flip: bool = True) -> ImageSet:

@@ -1,4 +1,4 @@
-"""Trains a network without batch normalization on digits through `lab`; `torchrun` starts it for test_distributed.py.
+"""Trains a network without batch normalization through `lab`; `torchrun` starts it for test_trainer_distributed.py.
 
 `python -m tests.resnet.shares FILE` writes the weights after two epochs, the averages, and the processes' evaluation.
 """

@@ -16,9 +16,10 @@ from lab.cli import UserError
 from lab.data import folder as image_folder
 from lab.data.batches import Batches
 from lab.data.images import load
+from tests.harness import REPOSITORY
 from tests.lab.images import whole_epoch, write_image
 
-ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+ARCHIVE = REPOSITORY.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 
 
 @pytest.fixture
