@@ -23,8 +23,19 @@ def damped(matrix: Tensor, damping: float) -> Tensor:
 
 
 def inverse(matrix: Tensor, damping: float) -> Tensor:
-    """Return the inverse of a damped symmetric positive matrix, in double precision."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(damped(matrix, damping)))
+    """Return the inverse of a damped symmetric positive matrix, in double precision.
+
+    Raises:
+        ValueError: if it is singular in spite of the damping.
+    """
+    return torch.cholesky_inverse(_cholesky(damped(matrix, damping)))
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    try:
+        return torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError:
+        raise ValueError("the statistics have a matrix that cannot be inverted; more damping makes it so") from None
 
 
 def joint(weight: Tensor, G: Tensor, removed: Tensor, damping: float) -> Tensor:
@@ -37,9 +48,7 @@ def joint(weight: Tensor, G: Tensor, removed: Tensor, damping: float) -> Tensor:
     """
     kept = ~removed
     G = damped(G, damping)
-    correction = torch.cholesky_solve(
-        G[kept][:, removed] @ weight[removed].double(), torch.linalg.cholesky(G[kept][:, kept])
-    )
+    correction = torch.cholesky_solve(G[kept][:, removed] @ weight[removed].double(), _cholesky(G[kept][:, kept]))
     new = weight.clone()
     new[kept] += correction.to(weight)
     new[removed] = 0

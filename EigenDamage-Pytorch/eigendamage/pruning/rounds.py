@@ -66,6 +66,8 @@ class Rounds:
             with checkpoint.as_damage(run.source):
                 self.pruned = Pruned.rebuild(state["pruned"])
                 self.history, index = list(state["history"]), int(state["round"])
+                if not 0 <= index < len(plan.rounds):
+                    raise ValueError(f"its round is {index}")
         else:
             self.pruned, index = plan.start.load(classes), 0
         self._place()
@@ -135,7 +137,7 @@ class Rounds:
         if not kinds:
             return {}
         args, device = run.args, run.computing.device
-        key = (plan.start.path, plan.data, kinds, args.labels, args.samples, args.seed, plan.batch_size)
+        key = (plan.start.path, plan.data, kinds, args.labels, args.samples, args.fix_layers, plan.batch_size)
         if number == 0 and key in self.cache:
             return self.cache[key]
         seed = int(torch.randint(2**62, (), generator=generator(args.seed, _LABELS, number, run.computing.rank)))

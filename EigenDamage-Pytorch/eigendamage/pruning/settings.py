@@ -9,6 +9,7 @@ from typing import Any
 
 from lab import flags, training
 from lab.cli import UserError, mistakes, number
+from lab.run import is_in
 from lab.settings import Parser, flag
 
 from . import configs
@@ -57,7 +58,7 @@ class Settings(flags.Images, flags.Overwrite, flags.ImageTraining):
     fix_layers: int | None = flag("pruning", type=flags.COUNT, metavar="N", help="the first N layers lose nothing (default 0)")  # noqa: E501
     normalize: bool = flag("pruning", default=False, help="divide scores by their sum over the layer")
     labels: str | None = flag("pruning", choices=LABELS, help="of statistics: drawn from the predictions (default), or as given")  # noqa: E501
-    samples: int | None = flag("pruning", type=flags.POSITIVE, metavar="N", help="training images for the statistics (default: all)")  # noqa: E501
+    samples: int | None = flag("pruning", type=flags.POSITIVE, metavar="N", help="training images for the statistics, in whole batches (default: all)")  # noqa: E501
     damping: float = flag("pruning", default=Scoring().damping, type=flags.REAL, metavar="D", help="of inverses, in mean eigenvalues")  # noqa: E501
     score: str = flag("pruning", default="exact", choices=SCORES, help="of kron-obd and kron-obs")
     correction: str = flag("pruning", default="joint", choices=CORRECTIONS, help="of kron-obs, c-obs; published: single")  # noqa: E501
@@ -163,6 +164,8 @@ def _plan(args: Settings, config: dict[str, Any], folder: Path, methods: Sequenc
         for asked, where in ((getattr(args, name), f"--{name} is"), (config.get(name), f"{args.config} says")):
             if asked is not None and str(asked) != str(there):
                 raise UserError(f"{source} holds a {start.network}{start.depth}, but {where} {asked}")
+    if is_in(start.path, folder):
+        raise UserError(f"--save-dir {folder} holds the network to prune; use another folder")
     data = args.data or config.get("dataset") or start.data
     if data is None:
         raise UserError(f"{source} does not say which data set it was trained on: give --data")

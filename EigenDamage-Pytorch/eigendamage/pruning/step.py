@@ -88,6 +88,11 @@ class Pruner:
         if not layers:
             raise ValueError(f"all {len(pruned.units)} layers are to be skipped; none is left to prune")
         method = METHODS[self.method]
+        if not method.of_directions and any(isinstance(layer, Tucker2Conv2d) for layer in layers.values()):
+            raise ValueError(
+                f"the network has layers in Tucker-2 form, whose filters {self.method} cannot remove; "
+                "prune it further by a method of directions, such as eigendamage"
+            )
         found: dict[str, Tucker2] = {}
         counting: FilterCost | DirectionCost
         kind = "parameters" if target.kind == "scores" else target.kind

@@ -72,6 +72,8 @@ CASES = {
     "other classes": (f"{GOOD} --data two", "linear.weight", "another network"),
     "no such data": (f"{GOOD} --data cifar20", "no data set or folder cifar20"),
     "images too small": (f"{GOOD} --from vgg.t7 --data eight", "of 8 x 8 pixels", "use larger images"),
+    "folder of the dense network": (f"{GOOD} --save-dir dense --overwrite", "dense holds the network to prune"),
+    "filters of rotated layers": (f"{GOOD} --from rotated", "Tucker-2 form", "magnitude cannot remove", "eigendamage"),
     "finished run": (f"{GOOD} --save-dir run", "run already holds a run", "--resume auto", "--overwrite"),
     "another run": (f"{GOOD} --save-dir run --resume auto", "give the same arguments"),
     "folder that is a file": (f"{GOOD} --save-dir text.t7", "cannot write into text.t7"),
@@ -115,6 +117,7 @@ def world(dense, tmp_path_factory):
     shutil.copytree(dense, world / "dense")
     tiny.train(world / "factorized", "--rank-scale 0.05 --epoch 1")
     prune(dense, world / "run", "--method magnitude --target-ratio 0.3 --epochs 0")
+    prune(dense, world / "rotated", "--method hosvd --target-ratio 0.3 --epochs 0")
     (world / "empty").mkdir()
     (world / "text.t7").write_text("weights")
     torch.save(torch.ones(3), world / "tensor.t7")

@@ -124,6 +124,16 @@ def test_damping_is_relative():
     assert nothing.isfinite().all()
 
 
+def test_a_matrix_that_cannot_be_inverted_is_said_to_be_one():
+    weight, moments = example()
+    singular = torch.zeros(6, 6)
+    singular[0, 0] = 1
+    with pytest.raises(ValueError, match="more damping"):
+        METHODS["kron-obs"].score(weight, {**moments, "G": singular}, EXACT)
+    with pytest.raises(ValueError, match="more damping"):
+        obs.joint(weight, singular, torch.arange(6) == 1, 0.0)
+
+
 def test_c_obd_is_the_diagonal_of_the_fisher_information():
     """Against the explicit Fisher matrix of all weights of a layer, from the gradients of single examples."""
     model, batches = Tiny(), tiny_batches()
