@@ -161,7 +161,7 @@ class Parser(cli.Parser):
             elif field.type in (Path, Path | None):
                 options.setdefault("type", Path)
         if options.pop("required", False):
-            self._required.append((field.name, options["metavar"] if about["words"] else name))
+            self._required.append((field.name, f"{name} {options['metavar']}" if about["words"] else name))
         if about["words"]:
             text = options["help"] if about["words"] == "only" else argparse.SUPPRESS
             word = {key: value for key, value in options.items() if key in ("type", "choices", "metavar")}

@@ -1,26 +1,22 @@
 """A training run: epochs, validation, checkpoints, results."""
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from factorized import summary
-from lab import advice, checkpoint, training
+from lab import checkpoint
 from lab.cli import UserError, mistakes
 from lab.devices import Computing
 from lab.earlier import is_in
-from lab.flags import Factorization
 from lab.record import Summary
 from lab.run import Run
 from lab.settings import Settings, plain
 
 from . import checkpoint as translation_checkpoint
-from . import optimization, schedule
+from . import optimization, schedule, story
 from .config import TransformerConfig, dense_parameter_count
 from .diagnostics import norms_of_products
 from .feed import Feed, load_data
-from .keeping import AVERAGE, BEST, FILES, LAST, Keeper, last_epochs
-from .log import Log, form_of, shown
+from .keeping import AVERAGE, FILES, LAST, Keeper, last_epochs
+from .log import Log, form_of
 from .meter import Loss, Meter
 from .trainer import Trainer
 from .transformer import build_model, scale_for_ratio
@@ -70,7 +66,8 @@ def train(args: Settings, config: TransformerConfig, computing: Computing) -> No
         if run.source and not is_in(run.source, run.folder) and training.is_over():
             raise UserError(f"{begun} has {trainer.updates} updates: with these flags there is nothing left to train")
         training.open()
-        training.tell(steps.description, begun)
+        for line in story.beginning(training, steps.description, begun):
+            run.record.line(line)
         training.go()
 
 
@@ -123,7 +120,7 @@ class Training:
         self.waiting: int = state.get("waiting", 0)
         self.keeper = Keeper(args, state.get("keeper", {}))
         self.metrics: dict = state.get("metrics", {})
-        self._budget = budget
+        self.budget = budget
 
     def open(self) -> None:
         """Let the run begin to write."""
@@ -240,76 +237,15 @@ class Training:
         }
         self.run.save({**dict.fromkeys(names, state), LAST: state}, outdated)
 
-    # -- words -------------------------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------------------------
 
-    def tell(self, decay: str, begun: Path | None) -> None:
-        """Print what is trained on what, how, and where.
-
-        Args:
-            decay: in words.
-            begun: the checkpoint that the run begins with.
-        """
-        args, data, say = self.args, self.data, self.record.line
-        corpora = [f"{len(corpus):,} of {subset}" for subset, corpus in data.valid.items()]
-        sizes = " and ".join(
-            f"{len(dictionary):,} ({lang})" for lang, dictionary in zip(data.languages, data.dictionaries)
-        )
-        say(
-            f"data: {args.data}, {len(data.train):,} training pairs, {', '.join(corpora)}; "
-            f"dictionaries of {sizes} symbols"
-        )
-        limit = f"{args.max_tokens:,} tokens" + (f" and {args.batch_size:,} sentences" if args.batch_size else "")
-        say(f"network: {args.arch} on {self.computing.describe()}; batches of up to {limit} a process")
-        original, parameters = self._parameter_counts()
-        say(training.describe(Factorization(original, parameters, self.config.rank_scale)))
-        if parameters != original:
-            say(f"layers: {summary(self.trainer.model).closing_line}")
-        smoothing = f" with label smoothing {args.label_smoothing:g}" if args.label_smoothing else ""
-        say(f"method: {self._method()}; {args.optimizer} at {args.lr_scheduler}, cross-entropy{smoothing}")
-        share = "" if self._budget is None else f"; decay budget {self._budget:.3g}"
-        say(f"decay: {decay}{share}")
-        how = "continuing" if self.run.source else "from"
-        origin = f", {how} {begun}" if begun else ""
-        say(f"run: in {self.run.folder}, seed {args.seed}{origin}")
-
-    def _ending(self, final: Loss) -> Iterator[str]:
-        """Yield lines that say what came out of the run, what is in its folder, and what would have been faster."""
-        args, folder, name = self.args, self.run.folder, self.args.best_checkpoint_metric
-        unit = {"bleu": "BLEU", "ppl": "perplexity"}.get(name, name.replace("_", " "))
-        last = final.values()[name]
-        best = Loss.of(self.best).values()[name] if self.best else last
-        epoch = f" after epoch {self.best['epoch']}" if self.best else ""
-        yield (
-            f"best validation {unit} {shown(name, best)}{epoch}, last {shown(name, last)} after "
-            f"{self.trainer.updates:,} updates; {self.record.seconds:,.0f} s"
-        )
-        if args.no_save:
-            yield f"in {folder}: results.json the numbers; --no-save has kept no network"
-        else:
-            what = {
-                BEST: "is the best network",
-                LAST: "the last, to go on from",
-                AVERAGE: "the mean of the last epochs'",
-            }
-            there = ", ".join(f"{file} {text}" for file, text in what.items() if (folder / file).exists())
-            longer = f"--max-update {2 * args.max_update}" if args.max_update else f"--epochs {2 * max(args.epochs, 1)}"
-            yield f"in {folder}: {there}, results.json the numbers"
-            yield (
-                f"translate: generate.py {args.data} --path {folder / BEST} --remove-bpe; "
-                f"go on: the same command with {longer}"
-            )
-        if self.record.seconds >= advice.LONG:
-            update = next(self.feed.updates(self.feed.batches(1), 0))
-            step = partial(self.trainer.practice, update.share, update.counts["samples"])
-            yield from advice.faster(step, self.trainer.model, self.computing, self.record.seconds)
-
-    def _parameter_counts(self) -> tuple[int, int]:
+    def parameter_counts(self) -> tuple[int, int]:
         """Return the number of parameters of the dense model, and of this one."""
         original = dense_parameter_count(self.config, *map(len, self.data.dictionaries))
         return original, sum(p.numel() for p in self.trainer.model.parameters())
 
     def _finish(self, valid: dict[str, Loss]) -> None:
-        original, parameters = self._parameter_counts()
+        original, parameters = self.parameter_counts()
         args, subset, final = self.args, *next(iter(valid.items()))
         best = self.best.get("nll_loss", final.nll)
         bleu = {"final validation BLEU": final.bleu, "best validation BLEU": self.best.get("bleu", final.bleu)}
@@ -324,15 +260,17 @@ class Training:
             "compression ratio": parameters / original,
         }
         summary = Summary(
-            study="Transformer-PyTorch", network=args.arch, data=str(args.data), method=self._method(),
+            study="Transformer-PyTorch", network=args.arch, data=str(args.data), method=self.method,
             metric="validation loss (bits a token)", best=best, final=final.nll,
             epochs=self.epoch if self.offset else self.epoch - 1, seed=args.seed, rank_scale=self.config.rank_scale,
-            parameters=parameters, dense_parameters=original, decay_budget=self._budget,
+            parameters=parameters, dense_parameters=original, decay_budget=self.budget,
             validation=f"the {len(self.data.valid[subset])} sentences of {subset}",
         )  # fmt: skip
-        self.run.finish(summary, results, self._ending(final))
+        self.run.finish(summary, results, story.ending(self, final))
 
-    def _method(self) -> str:
+    @property
+    def method(self) -> str:
+        """Whether the model is low-rank, and which parts start and are decayed otherwise, as flags."""
         kinds = {"--spectral": "spectral", "--wd2fd": "wd2fd"}
         kinds |= {f"{flag}-{kind}": f"{name}_{kind}" for flag, name in kinds.items() for kind in ("quekey", "outval")}
         flags = [flag for flag, name in kinds.items() if getattr(self.args, name)]

@@ -77,7 +77,7 @@ def test_words_stand_anywhere(tokens):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "the following arguments are required: DIR"),
+        ([], "the following arguments are required: --data DIR"),
         (["here", "--width", "7"], "--width must be even, not 7"),
         (["here", "--breadth", "0"], "argument -w/--width: must be an integer at least 1, not 0"),
         (["here", "--width", "2", "--deep"], "--deep has no effect without --width 4"),
