@@ -1,6 +1,7 @@
 """The documentation: its Python runs and prints what it says, its API pages have every public name, and it builds."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -35,6 +36,24 @@ def test_python_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys
             printed = capsys.readouterr().out
         elif kind == "text":
             assert printed == text, page
+
+
+@pytest.mark.parametrize("notebook", sorted(path.name for path in (DOCS / "notebooks").glob("*.ipynb")))
+def test_notebooks_print_what_they_show(notebook, capsys):
+    """Cell after cell, in the same words; the numbers, which another machine rounds otherwise, may differ."""
+    names: dict = {"__name__": "__main__"}
+    shown = 0
+    for number, cell in enumerate(json.loads((DOCS / "notebooks" / notebook).read_text())["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{notebook}, cell {number}", "exec"), names)
+            expected = "".join(text for output in cell["outputs"] for text in output["text"])
+            assert _masked(capsys.readouterr().out) == _masked(expected), f"cell {number}"
+            shown += bool(expected)
+    assert shown > 2
+
+
+def _masked(text: str) -> list[str]:
+    return re.sub(r"[\d.,]*\d", "#", text).split()
 
 
 def test_commands_of_the_library_run_one_after_another(tmp_path, monkeypatch, capsys):
