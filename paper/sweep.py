@@ -8,26 +8,27 @@ is skipped, what was interrupted resumes.
 """
 
 import argparse
-import contextlib
 import difflib
 import os
 import subprocess
 import sys
-import time
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from lab.checkpoint import write_whole
-from lab.cli import Parser, RunError, Terminated, UserError, number, printable
+from lab.cli import Parser, RunError, UserError, number, printable
+from lab.lock import Lock
 
 from .clusters import Local, Slurm
+from .dispatch import Sweep
+from .quick import QUICK, Quick
 from .scripts import ROOT
 from .setting import Command, Setting, Study
 from .studies import STUDIES
 from .trial import HIDDEN, Trial
-from .view import View, duration
+from .view import View
 
 
 def build_parser() -> Parser:
@@ -38,10 +39,13 @@ def build_parser() -> Parser:
     add("study", choices=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
     add("--only", metavar="GLOB", default="*", help="only settings with such a name")
     add("--additions", action="store_true", help="also the settings that the paper's grid lacks")
-    add("--trials", type=positive, default=3, metavar="N", help="trials of each setting (default 3)")
+    add("--trials", type=positive, metavar="N", help="trials of each setting (default 3, with --quick 1)")
+    add("--quick", action="store_true", help="all methods on small data for few epochs: less than an hour a study "
+        "on two cores")
     add("--set", action="append", default=[], metavar="FLAG=VALUE", dest="changes",
         help="another value of a flag of the training programs; FLAG alone for a switch. Needs --results")
-    add("--results", metavar="DIR", help="results folder, relative to the folder of the study (default results)")
+    add("--results", metavar="DIR", help="results folder, relative to the folder of the study (default results, with "
+        "--quick results/quick)")
     add("--dry-run", action="store_true", help="only list what would be run")
     add("--cluster", choices=("local", "slurm"), default="local", help="this machine (default), or Slurm's queue")
     add("--jobs", type=positive, default=0, metavar="N", help="trials at a time (default: one on each GPU, without one "
@@ -82,13 +86,12 @@ def pairs(flag: str, texts: list[str]) -> dict[str, str]:
     return found
 
 
-def select(study: Study, only: str, additions: bool) -> list[Setting]:
+def select(study: Study, everything: Sequence[Setting], only: str) -> list[Setting]:
     """Return the settings of such a name.
 
     Raises:
         UserError: if there is none.
     """
-    everything = study.settings + (study.additions if additions else ())
     chosen = [setting for setting in everything if fnmatchcase(setting.name, only)]
     if not chosen:
         close = difflib.get_close_matches(only, [setting.name for setting in everything], n=1, cutoff=0.4)
@@ -123,17 +126,20 @@ def _try_out(trial: Trial) -> None:
         UserError: with what it says against them.
     """
     command = next(command for command in trial.setting.commands if command.training)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(
-        [sys.executable, *trial.argv(command), "--help"],
-        cwd=trial.home,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = _python(trial.home, [*trial.argv(command), "--help"])
     if done.returncode:
-        *_, said = done.stderr.splitlines() or ["it cannot be started"]
-        raise UserError(f"--set: {said}")
+        raise UserError(f"--set: {_last_line(done)}")
+
+
+def _python(folder: Path, argv: Sequence[str]) -> subprocess.CompletedProcess:
+    """Run a program of a study's folder to its end."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([sys.executable, *argv], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def _last_line(done: subprocess.CompletedProcess) -> str:
+    return (done.stderr.strip().splitlines() or [f"status {done.returncode} without a word"])[-1]
 
 
 def note_changes(home: Path, changes: dict[str, str]) -> None:
@@ -152,125 +158,6 @@ def note_changes(home: Path, changes: dict[str, str]) -> None:
         raise UserError(f"the runs there were made with {printable(old)}, as {path} says: use another --results")
 
 
-class Sweep:
-    """Trials on their way through a queue.
-
-    Attributes:
-        waiting: trials that are to be run.
-        active: those that the cluster has, by its handles.
-        ended: the others, by what became of them: `finished`, `failed`, or why they have stopped.
-        elsewhere: the number of waiting ones that another process is at work on.
-    """
-
-    def __init__(self, trials: list[Trial], cluster: Local | Slurm, view: View):
-        self.trials, self.cluster, self.view = trials, cluster, view
-        self.ended: dict[Trial, str] = {trial: "finished" for trial in trials if trial.state() == "finished"}
-        self.waiting = deque(trial for trial in trials if trial not in self.ended)
-        self.active: dict[Any, Trial] = {}
-        self.elsewhere = 0
-        self._started, self._first = time.monotonic(), self.share()
-
-    def run(self, environment: dict[str, str]) -> None:
-        """Run all trials.
-
-        Args:
-            environment: variables for their scripts.
-        """
-        try:
-            while self.waiting or self.active:
-                self._submit(environment)
-                self._collect()
-                self.view.show(self.head, self.active.values())
-                time.sleep(self.cluster.seconds)
-        except (KeyboardInterrupt, Terminated) as error:
-            self._stop()
-            error.args = ("the same command goes on where the runs were stopped",)
-            raise
-        finally:
-            self.view.close()
-
-    def _submit(self, environment: dict[str, str]) -> None:
-        """Give to the cluster what it has room for, leaving out what another process is at work on."""
-        chosen: list[Trial] = []
-        self.elsewhere = 0
-        for _ in range(len(self.waiting)):
-            if len(chosen) == self.cluster.room:
-                break
-            trial = self.waiting.popleft()
-            state = trial.state()
-            if state == "finished":
-                self._end(trial, state)
-            elif state == "running":
-                self.waiting.append(trial)
-                self.elsewhere += 1
-            else:
-                chosen.append(trial)
-        if chosen:
-            handles = self.cluster.submit([trial.job(environment) for trial in chosen])
-            self.active.update(zip(handles, chosen))
-
-    def _collect(self) -> None:
-        """Take from the cluster what has ended."""
-        for handle in self.cluster.ended(self.active):
-            trial = self.active.pop(handle)
-            state = trial.state()
-            if state == "running":  # another process was first
-                self.waiting.append(trial)
-            elif state in ("finished", "failed"):
-                self._end(trial, state)
-            else:
-                said = (handle.stdout() or "").split("\n")
-                self._end(trial, next((line for line in reversed(said) if line.strip()), "its job is gone"))
-            _forget(handle)
-
-    def _end(self, trial: Trial, outcome: str) -> None:
-        self.ended[trial] = outcome
-        self.view.say(f"{_kind(outcome)}: {trial}  [{len(self.ended)} of {len(self.trials)}]")
-
-    def _stop(self) -> None:
-        """Stop what is running, and wait until it has stopped."""
-        if self.active:
-            self.view.say(f"stopping {len(self.active)} trials")
-        asked = 0.0
-        while self.active:
-            if time.monotonic() > asked + 5:  # again: a job that has just begun may not have heard it
-                self.cluster.cancel(self.active)
-                asked = time.monotonic()
-            for handle in self.cluster.ended(self.active):
-                del self.active[handle]
-                _forget(handle)
-            time.sleep(0.2)
-
-    def share(self) -> float:
-        """Return how much of the work is done, from 0 to 1, by the estimates of the paper's generator."""
-        done = sum(trial.setting.minutes for trial, outcome in self.ended.items() if outcome == "finished")
-        begun = sum(trial.setting.minutes * trial.share() for trial in self.active.values())
-        return (done + begun) / sum(trial.setting.minutes for trial in self.trials)
-
-    def head(self) -> str:
-        """Return the state of the sweep in one line."""
-        count = Counter(map(_kind, self.ended.values())) + Counter(running=len(self.active), elsewhere=self.elsewhere)
-        names = ("running", "failed", "stopped", "elsewhere")
-        text = f"{count['finished']} of {len(self.trials)} finished"
-        text += "".join(f", {count[name]} {name}" for name in names if count[name])
-        gone, share = time.monotonic() - self._started, self.share()
-        text += f"; {100 * share:.3g} % of the work, {duration(gone)}"
-        if share > self._first and gone > 10:
-            text += f", about {duration(gone * (1 - share) / (share - self._first))} left"
-        return text
-
-
-def _kind(outcome: str) -> str:
-    return outcome if outcome in ("finished", "failed") else "stopped"
-
-
-def _forget(handle: Any) -> None:
-    """Remove what submitit has written for a job."""
-    for path in (handle.paths.submitted_pickle, handle.paths.result_pickle, handle.paths.stdout):
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run what the command line names."""
     args = build_parser().parse_args(argv)
@@ -278,10 +165,16 @@ def main(argv: list[str] | None = None) -> None:
     changes = pairs("--set", args.changes)
     if changes and not args.results:
         raise UserError("--set changes the runs, so say with --results DIR where their results belong")
-    settings = changed(study, select(study, args.only, args.additions), changes)
-    results = args.results or "results"
+    quick = QUICK[study.folder] if args.quick else None
+    everything = quick.settings(study) if quick else study.settings + (study.additions if args.additions else ())
+    settings = changed(study, select(study, everything, args.only), changes)
+    results = args.results or ("results/quick" if quick else "results")
     settings.sort(key=lambda setting: setting.minutes, reverse=study.longest_first)
-    trials = [Trial(study, setting, n, results) for n in range(1, args.trials + 1) for setting in settings]
+    trials = [
+        Trial(study, setting, n, results)
+        for n in range(1, (args.trials or (1 if quick else 3)) + 1)
+        for setting in settings
+    ]
     if args.dry_run:
         states = Counter(trial.state() for trial in trials)
         for trial in trials:
@@ -291,14 +184,34 @@ def main(argv: list[str] | None = None) -> None:
     folder = ROOT / study.folder / results
     try:
         cluster = make_cluster(args, folder / HIDDEN)
-        note_changes(folder / HIDDEN / study.folder, changes)
+        note_changes(folder / HIDDEN / study.folder, {**({"quick": ""} if quick else {}), **changes})
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}; use another --results") from None
+    if quick:
+        prepare(study, quick)
     view = View()
     view.say(f"{len(trials)} trials of {len(settings)} settings, {cluster.words}; results in {folder}")
     sweep = Sweep(trials, cluster, view)
     sweep.run({"PYTHON": sys.executable})
     tell(sweep, view)
+
+
+def prepare(study: Study, quick: Quick) -> None:
+    """Make the data of a quick study, if that has some of its own and they are not there.
+
+    Raises:
+        UserError: if they cannot be made, or another process is making them.
+    """
+    home = ROOT / study.folder
+    if not quick.prepare or (home / quick.prepared).exists():
+        return
+    lock = Lock((home / quick.prepared).parent)
+    try:
+        done = _python(home, quick.prepare)
+    finally:
+        lock.release()
+    if done.returncode:
+        raise UserError(f"cannot make the data of a quick run: {_last_line(done)}")
 
 
 def make_cluster(args: argparse.Namespace, folder: Path) -> Local | Slurm:

@@ -151,13 +151,13 @@ def _cinic10(data_dir: Path) -> tuple[ImageSet, ImageSet]:
     return _from_files(folder, data_dir, ("trainval",) if (folder / "trainval").is_dir() else ("train", "valid"))
 
 
-def _digits(data_dir: Path) -> tuple[ImageSet, ImageSet]:
-    """Return scikit-learn's 1,797 handwritten digits, enlarged from 8 x 8 to 32 x 32; 360 of them are for testing."""
+def _digits(scale: int) -> tuple[ImageSet, ImageSet]:
+    """Return scikit-learn's 1,797 handwritten digits, `scale` times as large as 8 x 8; 360 of them are for testing."""
     from sklearn.datasets import load_digits  # slow to import, and only used here
 
     digits = load_digits()
     pixels = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    images = F.interpolate(pixels, scale_factor=4, mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
+    images = F.interpolate(pixels, scale_factor=scale, mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
     labels = torch.from_numpy(digits.target).long()
     return ImageSet(images.contiguous(), labels, tuple("0123456789"), flip=False).split(360, None)
 
@@ -168,5 +168,6 @@ LOADERS: dict[str, Callable[[Path], tuple[ImageSet, ImageSet]]] = {
     "cifar100": lambda data_dir: _cifar("CIFAR100", data_dir),
     "cinic-10": _cinic10,
     "tiny_imagenet": _tiny_imagenet,
-    "digits": _digits,
+    "digits": lambda data_dir: _digits(4),
+    "digits16": lambda data_dir: _digits(2),
 }
