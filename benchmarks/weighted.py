@@ -8,7 +8,10 @@ Target: at least 5 times as fast.
 """
 
 import argparse
-import resource
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from timing import begin
@@ -27,36 +30,47 @@ def problem(m: int, n: int) -> tuple[Tensor, Tensor]:
     return matrix, samples @ samples.mT / few + 0.1 * torch.diag(torch.rand(n))
 
 
-def peak() -> float:
-    """Return the most memory that the process has had, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def measured(call: Callable[[], Any], clock: Callable[[], float]) -> tuple[Any, float, float]:
+    """Return what a call returns, its seconds, and the most memory it took beyond what there was, in GiB (of Linux)."""
+
+    def resident(what: str) -> float:
+        return int(re.findall(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 2**20
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    before, start = resident("VmRSS"), clock()
+    found = call()
+    return found, clock() - start, resident("VmHWM") - before
 
 
 def main() -> None:
     """Print times, their ratio, memory, and the errors."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, nargs=3, default=(4096, 11008, 1024), metavar=("M", "N", "RANK"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2, default=(4096, 11008), metavar=("M", "N"))
+    parser.add_argument("--ranks", type=int, nargs="+", default=(512, 1024))
     parser.add_argument("--cpu-time", action="store_true", help="CPU time of one thread, for a busy machine")
     args = parser.parse_args()
     clock = begin(args.cpu_time)
-    m, n, rank = args.size
+    m, n = args.size
     matrix, metric = problem(m, n)
-    before, start = peak(), clock()
-    U, VT, error = weighted_init(matrix, rank, metric)
-    weighted = clock() - start
-    print(f"{m} x {n}, rank {rank}: weighted start {weighted:.1f} s, {peak() - before:.2f} GiB", flush=True)
-    start = clock()
-    P, sigma, QT = torch.linalg.svd(matrix, full_matrices=False)
-    plain = clock() - start
-    print(f"full SVD {plain:.1f} s, {peak() - before:.2f} GiB")
-    print(f"full SVD / weighted start: {plain / weighted:.1f} (target >= 5)")
+    sizes = f"{matrix.nbytes / 2**30:.2f} and {metric.nbytes / 2**30:.2f} GiB"
+    print(f"{m} x {n}; matrix and metric have {sizes}", flush=True)
 
     def left(product: Tensor) -> float:
         missing = matrix - product
-        return float((((missing @ metric) * missing).sum() / ((matrix @ metric) * matrix).sum()).sqrt())
+        return float((((missing @ metric) * missing).sum() / whole).sqrt())
 
-    print(f"error under the metric: weighted {left(U @ VT):.4f} (estimated as {error:.4f}), ", end="")
-    print(f"plain {left(P[:, :rank] * sigma[:rank] @ QT[:rank]):.4f}")
+    starts = {}
+    for rank in args.ranks:
+        starts[rank] = measured(lambda rank=rank: weighted_init(matrix, rank, metric), clock)
+        print(f"weighted start at rank {rank}: {starts[rank][1]:.1f} s, {starts[rank][2]:.2f} GiB", flush=True)
+    (P, sigma, QT), plain, taken = measured(lambda: torch.linalg.svd(matrix, full_matrices=False), clock)
+    print(f"full SVD: {plain:.1f} s, {taken:.2f} GiB", flush=True)
+    for rank, (_, seconds, _) in starts.items():
+        print(f"full SVD / weighted start at rank {rank}: {plain / seconds:.1f} (target >= 5)", flush=True)
+    whole = ((matrix @ metric) * matrix).sum()
+    for rank, ((U, VT, error), _, _) in starts.items():
+        errors = f"weighted {left(U @ VT):.4f} (estimated as {error:.4f}), plain "
+        print(f"error under the metric at rank {rank}: {errors}{left(P[:, :rank] * sigma[:rank] @ QT[:rank]):.4f}")
 
 
 if __name__ == "__main__":

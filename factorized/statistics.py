@@ -44,8 +44,10 @@ def collect(
 ) -> dict[str, Moments]:
     """Run the model over data, and return what each weight that can be factorized saw of them, by the layer's name.
 
-    The model is left as it was; nothing of a batch is kept. Memory, on the model's device: n^2 numbers a weight, and
-    m^2 more with gradients; of more than 16,384 inputs or outputs only the diagonal.
+    There are none of composed weights, which stand for what no factorized layer does, such as a weight of two modules:
+    what a module does with its parameter is not known. The model is left as it was; nothing of a batch is kept. Memory,
+    on the model's device: n^2 numbers a weight, and m^2 more with gradients; of more than 16,384 inputs or outputs only
+    the diagonal.
 
     Args:
         batches: an iterable of inputs, run in evaluation mode: tensors, tuples of positional arguments, mappings of
@@ -73,7 +75,7 @@ def collect(
     names = {
         id(weight.tensor): name
         for name, weight in weights(model, embeddings=True).items()
-        if weight.obstacle is None and weight.tensor is not None
+        if weight.obstacle is None and weight.tensor is not None and weight.place is None
     }
     if not names:
         raise ValueError(

@@ -20,10 +20,13 @@ from .spectral import rebalanced, spectral_init
 # What a metric is raised by in all directions, as a share of its mean: where there are no data, W itself decides.
 _RIDGE = 1e-6
 
-_MANY = 2**22  # elements of a matrix of which few directions are found without all others
+_MANY = 2**22  # elements of a matrix of which few directions are found without all others, in single precision
 
-# Directions of random vectors that the error of a large product is estimated from.
-_PROBES = 128
+# By how much the error of few directions may exceed the smallest possible one: less than a sample of data can tell.
+_TOLERANCE = 1e-3
+
+# Random vectors that the error of a large product is estimated from.
+_PROBES = 32
 
 
 @torch.no_grad()
@@ -52,14 +55,9 @@ def weighted_init(
         U, VT = spectral_init(matrix, rank)
         kept = U.double().square().sum(0).square().sum() / _square(matrix)
         return U, VT, _error(1 - kept)
-    found = None
-    if inputs.dim() == 2 and matrix.numel() > _MANY:
-        X, A, inverse = _measured(matrix, inputs, outputs, torch.float32)
-        found = _few_leading(X, A, rank)
-    if found is None:
-        X, A, inverse = _measured(matrix, inputs, outputs, _precise(matrix))
-        found = _leading(X, A, rank)
-    P, error = found
+    X, A, inverse = _measured(matrix, inputs, outputs, _precise(matrix))
+    few = _few_leading(X, A, rank) if A.dim() == 2 and X.dtype == torch.float32 else None
+    P, error = few or _leading(X, A, rank)
     U, VT = rebalanced(P if inverse is None else _times(inverse, P), P.mT @ X)
     return U.to(matrix.dtype), VT.to(matrix.dtype), error
 
@@ -88,7 +86,7 @@ def _few_leading(X: Tensor, A: Tensor, rank: int) -> tuple[Tensor, float] | None
     """Return what `_leading` does, sooner and with an estimate of the error, or None if it would not be sooner."""
     if not krylov.pays((X if X.shape[0] > X.shape[1] else X.mT)[None], rank, is_flat=False):
         return None
-    found = krylov.leading_directions(X.mT[None], rank, is_flat=False, metric=A)
+    found = krylov.leading_directions(X.mT[None], rank, False, _TOLERANCE, metric=A)
     if found is None:
         return None
     P = found[0][0]
@@ -140,8 +138,9 @@ def _times(metric: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _precise(matrix: Tensor) -> torch.dtype:
-    """Return double precision where there is one, since squares of singular values are taken."""
-    return torch.float32 if matrix.device.type == "mps" else torch.float64
+    """Return double precision, since squares are taken, unless there is none or it would take too long."""
+    single = matrix.device.type == "mps" or matrix.numel() > _MANY and matrix.dtype != torch.float64
+    return torch.float32 if single else torch.float64
 
 
 def _square(matrix: Tensor) -> Tensor:

@@ -140,11 +140,11 @@ def test_few_directions_of_a_large_matrix(monkeypatch, m, n):
     for outputs in (None, G):
         exact = weighted_init(W, 20, A, outputs)
         with monkeypatch.context() as patch:
-            patch.setattr(weighted, "_LARGE", 0)
+            patch.setattr(weighted, "_MANY", 0)
             patch.setattr(weighted, "_leading", None)
             found = weighted_init(W, 20, A, outputs)
         R, S = root(A.double()), torch.eye(m).double() if outputs is None else root(outputs.double())
         whole = torch.linalg.matrix_norm(S @ W.double() @ R)
         errors = [torch.linalg.matrix_norm(S @ (W - U @ VT).double() @ R) / whole for U, VT, _ in (exact, found)]
-        assert errors[1] / errors[0] - 1 < 1e-3
+        assert errors[1] / errors[0] - 1 < 2e-3
         assert abs(exact[2] / errors[0] - 1) < 1e-3 and abs(found[2] / errors[0] - 1) < 0.1
