@@ -73,6 +73,17 @@ def cost(model: nn.Module, size: tuple[int, int]) -> Cost:
     return Cost(factorized.parameter_count(model), adds)
 
 
+def rotations(model: nn.Module, size: tuple[int, int]) -> Cost:
+    """Return the part of `cost` that is in the 1 x 1 convolutions around the cores of layers in Tucker-2 form."""
+    parameters = adds = 0
+    for name, (before, after) in sizes(model, size).items():
+        layer: Any = model.get_submodule(name)
+        if isinstance(layer, Tucker2Conv2d):
+            parameters += layer.U.numel() + layer.VT.numel()
+            adds += tucker2_adds(layer, type(layer), layer.rank, before, after) - after * layer.core.numel()
+    return Cost(parameters, adds)
+
+
 def _core(layer: Any, form: type[Tucker2Conv2d], rank: tuple[int, int]) -> int:
     return math.prod(layer.kernel_size) * rank[0] * rank[1] // form.core_groups(rank)
 

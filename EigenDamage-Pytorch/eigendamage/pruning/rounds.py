@@ -19,7 +19,7 @@ from lab.run import Run
 from lab.settings import plain
 
 from .. import networks
-from .counting import Cost, cost
+from .counting import Cost, cost, rotations
 from .pruned import Pruned
 from .settings import Plan, Round
 from .statistics import Moments, collect
@@ -185,6 +185,7 @@ class Rounds:
             "units": removed.of, "units removed": removed.units,
             "parameters": parameters, "ratio": share,
             "multiply-adds": adds, "multiply-adds ratio": adds / self.dense.multiply_adds,
+            "of rotations": rotations(self.pruned.model, self.data[0].image_size)._asdict(),
             "test accuracy before batch norm is renewed": before.top1, "after removal": after,
         })  # fmt: skip
         run.record.line(
@@ -237,26 +238,21 @@ class Rounds:
 
     def _published_stats(self) -> dict[str, dict[str, float]]:
         """Return the rounds by number under the published keys; a multiply-add counts as two operations."""
-        rotations = {
-            "rotation_params": self._rotation_parameters(),
-        }
         found = {}
         for number, entry in enumerate(self.history):
+            rotating, whole = Cost(**entry["of rotations"]), self.dense.parameters
             found[str(number)] = {
                 "it": number, "prune_ratio": entry["target"]["share"], "all_params": entry["parameters"],
-                "cr": 100 - 100 * entry["ratio"], "total_flops": 2 * entry["multiply-adds"],
+                "rotation_params": rotating.parameters, "cr": 100 - 100 * entry["ratio"],
+                "unfair_cr": 100 - 100 * (entry["parameters"] - rotating.parameters) / whole,
+                "total_flops": 2 * entry["multiply-adds"], "rotation_flops": 2 * rotating.multiply_adds,
             }  # fmt: skip
             for stage, key in (("prune", "after removal"), ("finetune", "after fine-tuning")):
                 for part, word in (("train", "training"), ("test", "test")):
                     for short, long in (("loss", "loss"), ("acc", "accuracy")):
                         if key in entry:
                             found[str(number)][f"{stage}/{part}_{short}"] = entry[key][f"{word} {long}"]
-        found[str(len(self.history) - 1)] |= rotations
         return found
-
-    def _rotation_parameters(self) -> int:
-        layers: list[Any] = list(self.pruned.convolutions.values())
-        return sum(layer.U.numel() + layer.VT.numel() for layer in layers if hasattr(layer, "VT"))
 
     # -- what is said ------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,11 @@ def test_rounds_share_epochs_and_reach_the_target_step_by_step(dense, tmp_path, 
     stats = json.loads((folder / "stats.json").read_text())
     assert list(stats) == ["0", "1"] and stats["1"]["cr"] == pytest.approx(100 - 100 * shares[1])
     assert stats["1"]["finetune/test_acc"] == written["final test accuracy"]
+    layers = [m for m in load(folder / "round2.t7").modules() if isinstance(m, factorized.Tucker2Conv2d)]
+    assert stats["1"]["rotation_params"] == sum(layer.U.numel() + layer.VT.numel() for layer in layers)
+    share = (stats["1"]["all_params"] - stats["1"]["rotation_params"]) / DENSE
+    assert stats["1"]["unfair_cr"] == pytest.approx(100 - 100 * share)
+    assert (stats["1"]["rotation_flops"] > 0) == bool(layers)
 
 
 def test_options_of_the_methods(dense, tmp_path):
