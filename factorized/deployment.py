@@ -7,6 +7,7 @@ other.
 """
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,9 @@ from .budget import parameter_count
 from .cost import cheaper_path
 from .eligible import listed
 from .layers.base import FactorizedLayer
+from .layers.weight import ComposedWeight
 from .model import replace
+from .parametrization import composed_weights, uninstall
 from .patterns import factorized_modules
 from .table import aligned, calls_of
 from .usage import check_model, class_name
@@ -48,7 +51,7 @@ def deploy(model: nn.Module, example_input: Any, measure: bool = True) -> nn.Mod
     """Replace every factorized layer by plain ones of PyTorch, in place, print which, and return the model.
 
     A layer becomes one dense layer, or an `nn.Sequential` of those that apply its factors one after the other,
-    whichever is faster for the example on its device. Layers whose `weight` another module reads, and ones that the
+    whichever is faster for the example on its device. Composed weights are parameters again. Layers whose `weight` another module reads, and ones that the
     example does not call, become dense. Outputs stay the same up to rounding. To go on training, deploy a copy.
 
     Args:
@@ -70,9 +73,10 @@ def deployed(model: nn.Module, example_input: Any, measure: bool) -> tuple[nn.Mo
     check_model(model)
     found = factorized_modules(model)
     layers: dict[str, Any] = {name: layer for name, layer in found.items() if hasattr(layer, "to_dense")}
-    if not layers:
+    composed = {name: layer for name, layer in found.items() if isinstance(layer, ComposedWeight)}
+    if not layers and not composed:
         raise ValueError(f"{class_name(type(model))} has no factorized layers to deploy: factorize it first")
-    if left := [name for name in found if name not in layers]:
+    if left := [name for name in found if name not in layers and name not in composed]:
         warnings.warn(f"{listed(left)} stand for no layer of PyTorch's and stay as they are", stacklevel=3)
     with _read_weights(layers.values()) as read:
         calls = calls_of(model, set(layers.values()), example_input)
@@ -99,6 +103,8 @@ def deployed(model: nn.Module, example_input: Any, measure: bool) -> tuple[nn.Mo
         new[name] = layer, chosen
         choice, (first, second) = "steps" if chosen is steps else "dense", seconds or (None, None)
         forms.append(Form(name, choice, reason, first, second, parameter_count(chosen)))
+    forms += [Form(name, "dense", "it is composed", None, None, math.prod(w.shape)) for name, w in composed.items()]
+    uninstall(composed_weights(model))
     return replace(model, new, stacklevel=3), forms
 
 

@@ -15,6 +15,7 @@ from factorized import (
     ComposedWeight,
     FrobeniusDecay,
     TensorTrainConv2d,
+    deploy,
     describe_decay,
     factorize,
     factorized_modules,
@@ -269,6 +270,14 @@ def test_the_report_says_composed_and_what_it_costs():
     reached = sum(torch.Size(shape).numel() for shape in COMPOSED.values()) + 4 * 16 + 4
     assert f"with {100 * reached / total:.1f} % of the dense parameters" in str(summary(model))
     assert summary(model).as_dict()["reached"] == pytest.approx(reached / total)
+
+
+def test_deployed_they_are_parameters_again():
+    model, x = built(ratio=0.5), tokens()
+    expected = model(x)
+    deployed = deploy(model, x, measure=False)
+    assert not factorized_modules(deployed) and type(deployed.recurrent) is nn.LSTM
+    assert relative_error(deployed(x), expected) < 1e-5
 
 
 def test_metrics_take_products_and_batches_of_them():
