@@ -51,8 +51,9 @@ def deploy(model: nn.Module, example_input: Any, measure: bool = True) -> nn.Mod
     """Replace every factorized layer by plain ones of PyTorch, in place, print which, and return the model.
 
     A layer becomes one dense layer, or an `nn.Sequential` of those that apply its factors one after the other,
-    whichever is faster for the example on its device. Composed weights are parameters again. Layers whose `weight` another module reads, and ones that the
-    example does not call, become dense. Outputs stay the same up to rounding. To go on training, deploy a copy.
+    whichever is faster for the example on its device. Composed weights are parameters again. Layers whose `weight`
+    another module reads, and ones that the example does not call, become dense. Outputs stay the same up to
+    rounding. To go on training, deploy a copy.
 
     Args:
         example_input: what the model is called with, in evaluation mode: a tensor, a tuple of positional arguments or a
