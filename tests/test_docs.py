@@ -6,8 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from eigendamage.pruning.pruned import Pruned
 
 import factorized
 import factorized.__main__ as library
@@ -24,10 +27,19 @@ def blocks(page: str) -> list[tuple[str, str, int]]:
     return [(found[1], found[2], text[: found.start(2)].count("\n")) for found in FENCE.finditer(text)]
 
 
+def leave_pruned(path: Path) -> None:
+    """Leave a file as a pruning run does."""
+    network = Pruned.dense("resnet", 8, 10)
+    path.parent.mkdir(parents=True)
+    torch.save({"pruned": network.describe(), "net": network.model.state_dict()}, path)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(kind == "python" for kind, _, _ in blocks(page))])
 def test_python_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys):
     """Block after block, as one program; a block of text after one is what it prints."""
     monkeypatch.chdir(tmp_path)
+    if page == "experiments.md":
+        leave_pruned(tmp_path / "runs" / "pruned" / "best.t7")
     names: dict = {"__name__": "__main__"}
     printed = ""
     for kind, text, line in blocks(page):
