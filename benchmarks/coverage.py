@@ -172,9 +172,10 @@ def exported(name: str) -> str:
 
 
 def _export(model: nn.Module, example: Any) -> nn.Module:
-    positional = example if isinstance(example, tuple) else () if isinstance(example, dict) else (example,)
-    named = example if isinstance(example, dict) else {}
-    return torch.export.export(model, positional, named, strict=False).module()
+    if isinstance(example, dict):
+        return torch.export.export(model, (), example, strict=False).module()
+    positional = example if isinstance(example, tuple) else (example,)
+    return torch.export.export(model, positional, strict=False).module()
 
 
 CHECKS: dict[str, Callable[[str], str]] = {

@@ -168,6 +168,8 @@ def outputs(model: nn.Module, example: Any) -> Tensor:
             for part in value:
                 gather(part)
 
-    is_mapping, is_tuple = isinstance(example, dict), isinstance(example, tuple)
-    gather(model(**example) if is_mapping else model(*example) if is_tuple else model(example))
+    if isinstance(example, dict):
+        gather(model(**example))
+    else:
+        gather(model(*example) if isinstance(example, tuple) else model(example))
     return torch.cat(found)

@@ -166,7 +166,8 @@ def main(argv: list[str] | None = None) -> None:
     if changes and not args.results:
         raise UserError("--set changes the runs, so say with --results DIR where their results belong")
     quick = QUICK[study.folder] if args.quick else None
-    everything = quick.settings(study) if quick else study.settings + (study.additions if args.additions else ())
+    whole = study.settings + (study.additions if args.additions else ())
+    everything = quick.settings(study) if quick else whole
     settings = changed(study, select(study, everything, args.only), changes)
     results = args.results or ("results/quick" if quick else "results")
     settings.sort(key=lambda setting: setting.minutes, reverse=study.longest_first)

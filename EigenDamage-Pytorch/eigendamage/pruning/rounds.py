@@ -270,7 +270,7 @@ class Rounds:
         )
         ends = plan.rounds[-1].target
         kind = "of the scores in every round" if ends.kind == "scores" else f"of the {ends.kind} left at the end"
-        rounds = f"{len(plan.rounds)} round{'s' * (len(plan.rounds) > 1)}"
+        rounds = "1 round" if len(plan.rounds) == 1 else f"{len(plan.rounds)} rounds"
         run.record.line(
             f"pruning: {plan.pruner.method} in {rounds}, {ends.share:g} {kind}; {plan.epochs} epochs of fine-tuning in "
             f"all; run in {run.folder}, seed {run.args.seed}"
