@@ -80,7 +80,7 @@ def test_inspect_of_known_packages(capsys):
 def test_convert_writes_what_load_reads_and_inspect_shows(capsys, folder):
     main(["convert", *SMALL[:3], "out", "--round-to", "4"])
     told = capsys.readouterr().out
-    assert "of the" not in told.splitlines()[0] and "factorized.load(model, 'out')" in told
+    assert " parameters" in told.splitlines()[0] and "factorized.load(model, 'out')" in told
     sys.path.insert(0, ".")
     model = factorized.load(built(), "out")
     expected = factorized.factorize(built(), ratio=0.4, round_to=4)
@@ -114,7 +114,7 @@ def test_weights_of_a_file_are_loaded(capsys, folder):
 
 
 def test_benchmark_measures_four_forms(capsys, monkeypatch):
-    monkeypatch.setattr("factorized.__main__._ROUNDS", 3)
+    monkeypatch.setattr("factorized.__main__._CALLS", 3)
     main(["benchmark", *SMALL, "--json"])
     found = json.loads(capsys.readouterr().out)
     assert list(found["forms"]) == ["dense", "composed", "two_step", "deployed"] and found["input"] == "2x3x8x8"
