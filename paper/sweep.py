@@ -30,6 +30,9 @@ from .studies import STUDIES
 from .trial import HIDDEN, Trial
 from .view import View
 
+# Flags by which each run has a folder and a seed of its own, by all names that programs have for them.
+_OWN = {"save-dir", "log-dir", "teacher-checkpoint", "seed", "device", "GPU", "device-id", "resume", "overwrite"}
+
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
@@ -111,7 +114,7 @@ def changed(study: Study, settings: list[Setting], changes: dict[str, str]) -> l
             for name in changes if command.training else ():
                 at = Command.position(name, command.argv)
                 fixed = any(word in token for token in command.argv[at : at + 2] for word in ("LOGDIR", "TRIAL", "GPU"))
-                if fixed or f"--{name}" in study.resume:
+                if fixed or f"--{name}" in study.resume or name.replace("_", "-") in _OWN:
                     raise UserError(f"--set {name}: this flag is chosen for each run by the sweep itself")
     new = [setting.with_flags(changes) for setting in settings]
     if changes:

@@ -170,6 +170,7 @@ def test_changes_reach_the_training_programs(home):
         ([RESNET.folder, "--results", "r", "--set", "save-dir=x"], "--set save-dir: this flag is chosen for each run"),
         ([RESNET.folder, "--results", "r", "--set", "seed=1"], "--set seed: this flag is chosen"),
         ([RESNET.folder, "--results", "r", "--set", "resume=x"], "--set resume: this flag is chosen"),
+        (["EigenDamage-Pytorch", "--results", "r", "--set", "save-dir=x"], "--set save-dir: this flag is chosen"),
         ([RESNET.folder, "--results", "r", "--set", "nonsense=1"], "--set: trainer.py: error: unrecognized .*nonsense"),
         ([RESNET.folder, "--results", "/dev/null/r"], "cannot write into /dev/null/r"),
     ],
