@@ -36,6 +36,9 @@ def test_biases_of_mobilenet_start_at_zero(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_starts_trains_decays_and_is_saved(memory_of_nan, name, tmp_path):
     model = NETWORKS[name]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # evaluated with the statistics of the one batch, as others overflow
     state = model.state_dict()
     unset = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     assert not unset
@@ -47,6 +50,7 @@ def test_every_network_starts_trains_decays_and_is_saved(memory_of_nan, name, tm
     loss.backward()
     missing = [key for key, parameter in model.named_parameters() if parameter.grad is None]
     assert not missing
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # batch norm of two small images alike has huge gradients
     optimizer.step()
     unmoved = [key for key, value in model.named_parameters() if torch.equal(value, before[key]) and value.any()]
     assert not unmoved
@@ -57,7 +61,7 @@ def test_every_network_starts_trains_decays_and_is_saved(memory_of_nan, name, tm
     checkpoint.load_weights(other, checkpoint.load(tmp_path / "saved"), Path("saved"))
     with torch.no_grad():
         for mine, theirs in zip(outputs(name, model.eval()), outputs(name, other.eval())):
-            assert torch.equal(mine, theirs)
+            assert torch.equal(mine, theirs) and mine.isfinite().all()
 
 
 def test_a_factor_without_a_start_would_be_found(memory_of_nan):
