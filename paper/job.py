@@ -16,6 +16,7 @@ from typing import NoReturn
 from lab.lock import Busy, Lock
 
 _PATIENCE = 60  # seconds that a script has to end after an interrupt
+_AGAIN = 10  # seconds to the next one: a program that has just begun may not have heard it
 
 
 class _Stopped(BaseException):
@@ -71,14 +72,14 @@ class Job:
         """Interrupt the script with all that it has started, and wait until all that has ended."""
         if self._process is None:
             return
-        group, begun, interrupted = self._process.pid, time.monotonic(), False
+        group, begun, due = self._process.pid, time.monotonic(), 0.5
         with contextlib.suppress(ProcessLookupError):  # there is no process in the group any more
             while (waited := time.monotonic() - begun) < _PATIENCE:
                 ended = _has_ended(group)
                 # Slurm sends SIGTERM to all processes. Those that end by it should not be interrupted at that.
-                if waited > 0.5 and not (ended or interrupted):
+                if waited > due and not ended:
                     os.killpg(group, signal.SIGINT)
-                    interrupted = True
+                    due = waited + _AGAIN
                 os.killpg(group, 0)
                 time.sleep(0.05)
 
