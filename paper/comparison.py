@@ -75,9 +75,14 @@ COMPARISONS = {
 }  # fmt: skip
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the list that the command line names."""
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(prog="python -m paper comparison", description=__doc__.splitlines()[0])
     parser.add_argument("comparison", choices=list(COMPARISONS), help="network, on CIFAR-10 or (wrn_50_2) ImageNet")
-    name = parser.parse_args(argv).comparison
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the list that the command line names."""
+    name = build_parser().parse_args(argv).comparison
     print(json.dumps(COMPARISONS[name].commands(name), indent=1))

@@ -238,7 +238,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument
     add("study", choices=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
     add_places(parser)
-    add("--only", metavar="GLOB", default="*", help="only settings, or folders of runs, with such a name")
+    add("--only", metavar="GLOB", default="*", help="only settings, or folders of runs, with such a name (default all)")
     add(
         "--by",
         nargs="+",
@@ -264,7 +264,7 @@ def build_parser() -> Parser:
         default="last",
         help="the number that is compared (default last)",
     )
-    add("--columns", nargs="+", default=COLUMNS, metavar="NAME", help=f"some of: {', '.join(COLUMNS)}")
+    add("--columns", nargs="+", default=COLUMNS, metavar="NAME", help=f"some of: {', '.join(COLUMNS)} (default all)")
     add("--missing", action="store_true", help="with --from: also what of the grid has not been run")
     add("--format", choices=list(FORMS), default="text", help=f"{', '.join(FORMS)} (default text)")
     add("--out", type=Path, metavar="FILE", help="write the table into a file")

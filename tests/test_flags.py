@@ -12,6 +12,7 @@ import pytest
 
 from lab.cli import Parser
 from lab.settings import GROUPS, VOCABULARY
+from paper.__main__ import COMMANDS
 
 HERE = Path(__file__).resolve().parent
 EXPERIMENTS = {
@@ -24,10 +25,14 @@ EXPERIMENTS = {
     ),
 }  # fmt: skip
 PROGRAMS = [f"{folder}/{program}" for folder, programs in EXPERIMENTS.items() for program in programs]
+PROGRAMS += [f"paper {command}" for command in COMMANDS]
 TRAINERS = [name for name in PROGRAMS if Path(name).name in ("trainer.py", "main_pretrain.py", "main.py", "train.py")]
 
 
 def parser_of(program: str) -> Parser:
+    if program.startswith("paper "):
+        command = program.removeprefix("paper ")
+        return importlib.import_module(f"paper.{COMMANDS[command] or command}").build_parser()
     spec = importlib.util.spec_from_file_location(Path(program).stem.replace("-", "_"), HERE.parent / program)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -104,7 +109,7 @@ def test_defaults_are_shown(program):
     parser = parser_of(program)
     for actions in shown(parser).values():
         for action in actions:
-            if action.nargs != 0 and action.default not in (None, "", argparse.SUPPRESS):
+            if action.nargs != 0 and action.default not in (None, "", [], argparse.SUPPRESS):
                 assert "default" in parser._get_formatter()._get_help_string(action), action.dest
 
 
