@@ -83,8 +83,8 @@ def test_ctrl_c_stops_the_runs_in_good_order_and_a_second_call_goes_on(home, tmp
         "sweep.ROOT = trial.ROOT = pathlib.Path(os.environ['ROOT']);"
         f"launch(lambda: sweep.main(['{RESNET.folder}', '--only', '{DENSE}', '--jobs', '2']), 'paper')"
     )
-    # In a session of its own, all of which gets the signal, as at a terminal. What a shell runs in the background, these
-    # tests perhaps, ignores interrupts and hands that on.
+    # In a session of its own, all of which gets the signal, as at a terminal. What a shell runs in the background,
+    # these tests perhaps, ignores interrupts and hands that on.
     process = subprocess.Popen(
         [sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
