@@ -16,7 +16,6 @@ from typing import NoReturn
 from lab.lock import Busy, Lock
 
 _PATIENCE = 60  # seconds that a script has to end after an interrupt
-_AGAIN = 10  # seconds to the next one: a program that has just begun may not have heard it
 
 
 class _Stopped(BaseException):
@@ -72,14 +71,14 @@ class Job:
         """Interrupt the script with all that it has started, and wait until all that has ended."""
         if self._process is None:
             return
-        group, begun, due = self._process.pid, time.monotonic(), 0.5
+        group, begun, interrupted = self._process.pid, time.monotonic(), False
         with contextlib.suppress(ProcessLookupError):  # there is no process in the group any more
             while (waited := time.monotonic() - begun) < _PATIENCE:
                 ended = _has_ended(group)
                 # Slurm sends SIGTERM to all processes. Those that end by it should not be interrupted at that.
-                if waited > due and not ended:
+                if waited > 0.5 and not (ended or interrupted):
                     os.killpg(group, signal.SIGINT)
-                    due = waited + _AGAIN
+                    interrupted = True
                 os.killpg(group, 0)
                 time.sleep(0.05)
 
