@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..protocol import without_autocast
-from .base import FactorizedLayer, with_decay
+from .base import FactorizedLayer, weight_obstacle, with_decay
 from .conv import numeric_padding, per_axis
 
 
@@ -69,6 +69,37 @@ class ComposedConv2d(FactorizedLayer):
     def compose_cost(self) -> int:
         """Return the multiply-adds of `compose`."""
         raise NotImplementedError
+
+    # -- from a dense layer ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _like(cls, layer: Any, size: Any, **options) -> Any:
+        """Return a layer with the hyper-parameters of a dense one, without any values.
+
+        Args:
+            size: what the constructors of classes that are made from dense layers take after the kernel size: a rank or
+                a scale.
+        """
+        return nn.utils.skip_init(
+            cls, layer.in_channels, layer.out_channels, layer.kernel_size, size, layer.stride, layer.padding,
+            layer.dilation, layer.bias is not None, **options,
+        )  # fmt: skip
+
+    @classmethod
+    def obstacle(cls, layer: nn.Module) -> str | None:
+        """Return why this class cannot stand for `layer`, or None."""
+        if not isinstance(layer, nn.Conv2d):
+            return "it is not a torch.nn.Conv2d"
+        if layer.groups > 1 or layer.padding_mode != "zeros":
+            return (
+                f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero "
+                "padding are supported"
+            )
+        try:
+            numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
+        except ValueError as error:
+            return str(error)
+        return weight_obstacle(layer)
 
     # -- the protocol ------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..linalg.decompose import canonical_polyadic, tensor_train, three_dimensions, tucker
-from .base import is_channels_last, weight_obstacle
+from .base import is_channels_last
 from .composed import ComposedConv2d
-from .conv import numeric_padding
 from .factors import finite
 from .product import checked_scale, scaled_rank
 
@@ -140,30 +139,6 @@ class TensorConv2d(ComposedConv2d):
         new.channels_last = is_channels_last(weight)
         new._take_over(layer)
         return new
-
-    @classmethod
-    def _like(cls, layer: Any, rank_scale: float, **options) -> Any:
-        """Return a layer with the hyper-parameters of a dense one, without any values."""
-        return nn.utils.skip_init(
-            cls, layer.in_channels, layer.out_channels, layer.kernel_size, rank_scale, layer.stride, layer.padding,
-            layer.dilation, layer.bias is not None, **options,
-        )  # fmt: skip
-
-    @classmethod
-    def obstacle(cls, layer: nn.Module) -> str | None:
-        """Return why this class cannot stand for `layer`, or None."""
-        if not isinstance(layer, nn.Conv2d):
-            return "it is not a torch.nn.Conv2d"
-        if layer.groups > 1 or layer.padding_mode != "zeros":
-            return (
-                f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero "
-                "padding are supported"
-            )
-        try:
-            numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
-        except ValueError as error:
-            return str(error)
-        return weight_obstacle(layer)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dimensions={self.dimensions}, rank={self.rank}"

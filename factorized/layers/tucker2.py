@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from .. import cost
 from ..linalg.channels import tucker2
 from ..linalg.decompose import canonical_polyadic
-from .base import is_channels_last, weight_obstacle
+from .base import is_channels_last
 from .composed import ComposedConv2d
-from .conv import numeric_padding
 from .product import checked_rank, checked_scale, finite, scaled_rank
 
 Rank = float | Sequence[int]
@@ -160,30 +159,6 @@ class Tucker2Conv2d(ComposedConv2d):
         for factor, value in zip(self.factors(), (U, core, VT)):
             factor.copy_(value)
         return self
-
-    @classmethod
-    def _like(cls, layer: Any, rank: Rank, **options) -> Any:
-        """Return a layer with the hyper-parameters of a dense one, without any values."""
-        return nn.utils.skip_init(
-            cls, layer.in_channels, layer.out_channels, layer.kernel_size, rank, layer.stride, layer.padding,
-            layer.dilation, layer.bias is not None, **options,
-        )  # fmt: skip
-
-    @classmethod
-    def obstacle(cls, layer: nn.Module) -> str | None:
-        """Return why this class cannot stand for `layer`, or None."""
-        if not isinstance(layer, nn.Conv2d):
-            return "it is not a torch.nn.Conv2d"
-        if layer.groups > 1 or layer.padding_mode != "zeros":
-            return (
-                f"it has groups {layer.groups}, padding of mode {layer.padding_mode!r}; only one group and zero "
-                "padding are supported"
-            )
-        try:
-            numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
-        except ValueError as error:
-            return str(error)
-        return weight_obstacle(layer)
 
     # -- execution ---------------------------------------------------------------------------------------------------
 

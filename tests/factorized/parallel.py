@@ -5,6 +5,7 @@
 
 import copy
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import distributed, nn
@@ -24,14 +25,28 @@ def train(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
+    return whole_parameters(model)
+
+
+def whole_parameters(model: nn.Module) -> list[torch.Tensor]:
+    """Return copies of the parameters, put together where they are sharded."""
     return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in model.parameters()]
 
 
-def main(path: str) -> None:
-    """Train, and let the first process write `path`."""
+def in_a_group(results: Callable[[], dict], path: str) -> None:
+    """Compute the results in every process of the group that `torchrun` has started; the first one writes `path`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     distributed.init_process_group("gloo")
+    found = results()
+    if distributed.get_rank() == 0:
+        torch.save(found, path)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def results() -> dict:
+    """Train in each way."""
     start = factorize(Everything(), rank_scale=0.4, embeddings=True).double()
     x = torch.randint(50, (4, 9))
     share = x.chunk(2)[distributed.get_rank()]
@@ -40,16 +55,12 @@ def main(path: str) -> None:
     for layer in (sharded.attention, sharded.experts, sharded.recurrent):
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    found = {
+    return {
         "whole": train(copy.deepcopy(start), x),
         "replicated": train(DistributedDataParallel(copy.deepcopy(start)), share),
         "sharded": train(sharded, share),
     }
-    if distributed.get_rank() == 0:
-        torch.save(found, path)
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    in_a_group(results, sys.argv[1])

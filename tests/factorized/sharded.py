@@ -7,11 +7,12 @@ import copy
 import sys
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from factorized import FactorizedAttention, FactorizedLinear, FrobeniusDecay, parameter_groups
+from tests.factorized.parallel import in_a_group, whole_parameters
 
 WAYS = {"gradients": {}, "in_backward": {"in_backward": True}, "decoupled": {}}
 
@@ -25,15 +26,11 @@ def train(model: nn.Module, way: str, x: torch.Tensor) -> list[torch.Tensor]:
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
-    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
-    return [*(p.detach().clone() for p in whole), decay.penalty()]
+    return [*whole_parameters(model), decay.penalty()]
 
 
-def main(path: str) -> None:
-    """Train, and let the first process write `path`."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    distributed.init_process_group("gloo")
+def results() -> dict:
+    """Train in each way, sharded and whole."""
     layers = [FactorizedLinear(6, 6, 3, path=path) for path in ("composed", "two_step", "composed")]
     start, x = nn.Sequential(*layers, FactorizedAttention(6, 2)).double(), torch.randn(2, 4, 6).double()
     with torch.no_grad():
@@ -47,11 +44,8 @@ def main(path: str) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         found[way] = train(model, way, x), train(copy.deepcopy(start), way, x)
-    if distributed.get_rank() == 0:
-        torch.save(found, path)
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return found
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    in_a_group(results, sys.argv[1])

@@ -11,7 +11,7 @@ from tests.harness import torchrun
 def test_two_processes_train_as_one(tmp_path):
     done = torchrun("", "-m", parallel.__name__, str(tmp_path / "found.pt"))
     assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
     for way in ("replicated", "sharded"):
         for one, other in zip(found["whole"], found[way], strict=True):
             torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9)

@@ -52,7 +52,7 @@ def test_the_outputs_are_the_same_in_a_new_process(tmp_path):
     torch.save((x, model(x).detach()), tmp_path / "expected.pt")
     code = (
         "import sys, torch, factorized; from tests.factorized.composing import Everything; torch.set_num_threads(1)\n"
-        "x, expected = torch.load(sys.argv[2])\n"
+        "x, expected = torch.load(sys.argv[2], weights_only=True)\n"
         "sys.exit(not torch.equal(factorized.load(Everything().eval(), sys.argv[1])(x), expected))"
     )
     command = [sys.executable, "-c", code, tmp_path / "saved", tmp_path / "expected.pt"]

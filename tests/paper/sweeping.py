@@ -42,14 +42,21 @@ except KeyboardInterrupt:
 """
 
 
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a copy of the layout with the stand-in, at a path with a space in it; return the study's folder."""
+def layout(tmp_path: Path, trainer: str) -> Path:
+    """Make a copy of the layout with a stand-in trainer, at a path with a space in it; return the study's folder."""
     root = tmp_path / "my copy"
     home = root / RESNET.folder
     home.mkdir(parents=True)
     (root / "paper").mkdir()
     shutil.copy(REPOSITORY / "paper" / "scripts.sh", root / "paper")
-    (home / "trainer.py").write_text(TRAINER)
+    (home / "trainer.py").write_text(trainer)
+    return home
+
+
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make such a copy, and let sweeps run in it; return the study's folder."""
+    home = layout(tmp_path, TRAINER)
+    root = home.parent
     for module in (trial, sweep):
         monkeypatch.setattr(module, "ROOT", root)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))

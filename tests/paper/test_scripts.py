@@ -14,6 +14,7 @@ from paper import scripts
 from paper.resnet import RESNET
 from paper.setting import Command, Setting, Study
 from tests.harness import REPOSITORY
+from tests.paper.sweeping import layout
 
 NORM = "cifar10-resnet20-scale_0.111-norm+spectral"
 TRAINER = """
@@ -37,13 +38,8 @@ if folder != os.environ.get("LAZY"):
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """A copy of the layout with a stand-in trainer, at a path with a space in it; the study's folder."""
-    root = tmp_path / "my copy"
-    home = root / RESNET.folder
-    home.mkdir(parents=True)
-    (root / "paper").mkdir()
-    shutil.copy(REPOSITORY / "paper" / "scripts.sh", root / "paper")
-    (home / "trainer.py").write_text(TRAINER)
-    monkeypatch.setattr(scripts, "ROOT", root)
+    home = layout(tmp_path, TRAINER)
+    monkeypatch.setattr(scripts, "ROOT", home.parent)
     monkeypatch.setattr(scripts, "STUDIES", {RESNET.folder: RESNET})
     return home
 
