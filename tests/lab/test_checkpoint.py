@@ -1,6 +1,7 @@
 """Files written whole or not at all, and states that are restored to the bit."""
 
 import argparse
+import contextlib
 import errno
 import os
 import random
@@ -72,22 +73,24 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files_only():
-    """Let writing fail beyond 16 KiB, as on a full disk."""
+    """Let writing fail beyond 16 KiB, as on a full disk; pytest's own output, too, so inside a test only."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("write", [checkpoint.save, checkpoint.save_json])
 @pytest.mark.parametrize("size", [10**4, 10**6])
-def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, small_files_only, write, size):
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, write, size):
     path = tmp_path / "file"
     write(path, [])
     before = path.read_bytes()
-    with pytest.raises(OSError) as full:
+    with pytest.raises(OSError) as full, small_files_only():
         write(path, list(range(size)))
     assert (full.value.errno, full.value.filename) == (errno.EFBIG, str(path))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["file"]
