@@ -8,6 +8,7 @@ Every row is a budget: a share of the parameters or of the multiply-adds. The co
 one rank scale for all layers, the same with the ranks that leave out the least of the weights, the start weighted by
 1,024 training inputs with the ranks that leave out the least of what the layers compute on them, and that with batch
 norm's statistics taken anew from these inputs. Target: weighted and allocated beats plain and uniform in every row.
+A score is a mean over the test inputs; the last line bounds its standard error.
 """
 
 import argparse
@@ -33,14 +34,24 @@ Batches = list[Any]
 
 
 def table(
-    model: nn.Module, calibration: Batches, example: Any, splits: tuple[str, ...], score: Callable[[nn.Module], float]
+    model: nn.Module, calibration: Batches, example: Any, splits: tuple[str, ...], score: Callable[[nn.Module], Tensor]
 ) -> None:
-    """Print the score of the model for every budget and method."""
+    """Print the mean of the model's scores, one for each test input, for every budget and method."""
+    errors = []
+
+    def mean(model: nn.Module) -> float:
+        scores = score(model).double()
+        errors.append(scores.std().item() / len(scores) ** 0.5)
+        return scores.mean().item()
+
     began = time.perf_counter()
     stats = factorized.collect(model, calibration)
     took = time.perf_counter() - began
-    print(f"statistics of {CALIBRATION} inputs: {took:.0f} s; without compression {score(model):.2f}")
     has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    print(f"statistics of {CALIBRATION} inputs: {took:.0f} s; without compression {mean(model):.2f}")
+    if has_norms:
+        recalibrated = factorized.recalibrate(copy.deepcopy(model), calibration)
+        print(f"without compression, recalibrated {mean(recalibrated):.2f}")
     heads = ["plain, uniform", "plain, allocated", "weighted, allocated"]
     if has_norms:
         heads.append("and recalibrated")
@@ -55,11 +66,12 @@ def table(
                 for more in ({}, {"allocate": "error"}, {"allocate": "error", "stats": stats}):
                     compressed = factorized.factorize(copy.deepcopy(model), **options, **more)
                     merged = factorized.merge(compressed)  # the same function, and as fast to evaluate as the dense one
-                    scores.append(score(merged))
+                    scores.append(mean(merged))
                 if has_norms:
-                    scores.append(score(factorized.recalibrate(merged, calibration)))
+                    scores.append(mean(factorized.recalibrate(merged, calibration)))
                 cells = " | ".join(f"{value:.2f}" for value in scores)
                 print(f"| {cost} | {ratio} | {split} | {cells} |", flush=True)
+    print(f"standard error of a score: at most {max(errors):.2f}")
 
 
 def images(weights: Path, folder: Path, tests: int) -> None:
@@ -76,14 +88,15 @@ def images(weights: Path, folder: Path, tests: int) -> None:
     calibration, _ = pictures(folder, "train", CALIBRATION)
     calibration = calibration[torch.randperm(CALIBRATION, generator=torch.Generator().manual_seed(0))]  # classes mixed
     seen, labels = pictures(folder, "test", tests)
+    model = model.to(memory_format=torch.channels_last)  # a third of the time on a CPU is saved, and merging keeps it
 
     @torch.no_grad()
-    def accuracy(model: nn.Module) -> float:
-        right = [(model(x).argmax(1) == y).sum() for x, y in zip(seen.split(BATCH), labels.split(BATCH))]
-        return 100 * sum(right).item() / len(labels)
+    def right(model: nn.Module) -> Tensor:
+        found = torch.cat([model(x).argmax(1) for x in seen.split(BATCH)])
+        return 100 * (found == labels)
 
     print(f"accuracy (%) on {len(labels):,} test images")
-    table(model, list(calibration.split(BATCH)), seen[:1], ("spatial", "channel"), accuracy)
+    table(model, list(calibration.split(BATCH)), seen[:1], ("spatial", "channel"), right)
 
 
 def pictures(folder: Path, part: str, count: int) -> tuple[Tensor, Tensor]:
@@ -98,7 +111,8 @@ def pictures(folder: Path, part: str, count: int) -> tuple[Tensor, Tensor]:
     chosen = files[part]
     if 0 < count < len(chosen):
         chosen = [chosen[position * len(chosen) // count] for position in range(count)]
-    pixels = torch.stack([torch.from_numpy(numpy.array(decode(path))) for path, _ in chosen]).permute(0, 3, 1, 2)
+    pixels = torch.stack([torch.from_numpy(numpy.array(decode(path))) for path, _ in chosen])
+    pixels = pixels.permute(0, 3, 1, 2)  # which is channels-last order
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return (pixels / 255 - mean) / std, torch.tensor([label for _, label in chosen])
 
@@ -136,8 +150,8 @@ def sentences(train: Path, test: Path, tests: int) -> None:
     seen = batches(test, tests)
     expected = embeddings(model)
 
-    def cosine(model: nn.Module) -> float:
-        return 100 * (embeddings(model) * expected).sum(1).mean().item()
+    def cosine(model: nn.Module) -> Tensor:
+        return 100 * (embeddings(model) * expected).sum(1)
 
     print(f"cosine (%) of the embeddings of {len(expected):,} sentences")
     table(model, batches(train, CALIBRATION), seen[0], ("spatial",), cosine)
