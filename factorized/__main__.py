@@ -2,10 +2,10 @@
 
 import argparse
 import copy
+import difflib
 import functools
-import importlib
 import json
-import os
+import re
 import statistics
 import sys
 import time
@@ -18,21 +18,17 @@ from torch import nn
 
 import factorized
 
+from .command_model import MODEL, Mistake, example_of, is_saved, model_of, size_of
 from .deployment import deployed
 from .eligible import SPLITS
 from .plan import ALLOCATIONS, COSTS
-from .store_files import NOTE, read
+from .store_files import read
 from .table import aligned, run
 
-_MODEL = (
-    "torchvision:NAME or timm:NAME (random weights), or MODULE:FUNCTION, which is called without arguments and looked "
-    "for in the working directory, too"
-)
 _CALLS = 15  # of a benchmark, after two that do not count
 
-
-class Mistake(Exception):
-    """What is wrong with a command, and what would be right, in one line."""
+_OF_SIZE = ("ratio", "rank_scale")
+_OF_FACTORIZING = ("cost", "allocate", "round_to", "split", "embeddings", "include", "exclude")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,13 +49,16 @@ def _end(status: int, message: str) -> NoReturn:
 
 def inspect(args: argparse.Namespace) -> None:
     """Print the table of a model's layers, factorized if a ratio or scale is given, or that of a saved folder."""
-    if (Path(args.model) / NOTE).is_file():
-        if args.ratio is not None or args.rank_scale is not None:
-            raise Mistake(f"{args.model} is factorized already: leave --ratio and --rank-scale out")
+    if is_saved(args.model):
+        if given := _given(args, (*_OF_SIZE, *_OF_FACTORIZING, "weights", "input")):
+            raise Mistake(f"{args.model} is factorized already: leave {given} out")
         _print_saved(Path(args.model), args.json)
         return
-    model, example = _model(args), _example(args)
-    if args.ratio is not None or args.rank_scale is not None:
+    if not _given(args, _OF_SIZE) and (given := _given(args, _OF_FACTORIZING)):
+        raise Mistake(f"without --ratio or --rank-scale there is no effect of {given}: give one of them")
+    model = model_of(args)
+    example = example_of(args, model)
+    if _given(args, _OF_SIZE):
         model = _factorized(model, args, example)
     found = factorized.summary(model, example)
     print(json.dumps(found.as_dict()) if args.json else found)
@@ -67,7 +66,8 @@ def inspect(args: argparse.Namespace) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Print what one call takes: dense, factorized along either path, and deployed."""
-    dense, example = _model(args).eval(), _example(args)
+    dense = model_of(args).eval()
+    example = example_of(args, dense)
     if example is None:
         raise Mistake("a benchmark needs the size of the input, as in --input 1x3x224x224")
     small = _factorized(copy.deepcopy(dense), args, example)
@@ -80,7 +80,7 @@ def benchmark(args: argparse.Namespace) -> None:
     models["deployed"], _ = deployed(small, example, measure=True)
     seconds = _medians({name: functools.partial(run, model, example) for name, model in models.items()})
     parameters = {name: factorized.parameter_count(model) for name, model in models.items()}
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "input": args.input or _default(args)}
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "input": size_of(args)}
     if args.json:
         rows = {name: {"seconds": seconds[name], "parameters": parameters[name]} for name in models}
         print(json.dumps({"forms": rows, **machine}))
@@ -98,7 +98,9 @@ def convert(args: argparse.Namespace) -> None:
     folder = Path(args.out)
     if folder.exists() and not args.overwrite:
         raise Mistake(f"{folder} exists: give another folder, or --overwrite if it holds a factorized model")
-    model = _factorized(_model(args), args, _example(args))
+    model = model_of(args)
+    example = example_of(args, model) if args.cost == "multiply-adds" else None
+    model = _factorized(model, args, example)
     factorized.save(model, folder)
     found = factorized.summary(model)
     if args.json:
@@ -109,92 +111,22 @@ def convert(args: argparse.Namespace) -> None:
         )
 
 
-def _model(args: argparse.Namespace) -> nn.Module:
-    """Return the dense model that a command names, with its weights if a file of them is given.
-
-    Raises:
-        Mistake: if there is none.
-    """
-    place, _, name = args.model.partition(":")
-    if not name:
-        raise Mistake(f"{args.model} is neither a folder written by factorized.save nor a model: {_MODEL}")
-    try:
-        sys.path.insert(0, os.getcwd())
-        module = importlib.import_module("torchvision.models" if place == "torchvision" else place)
-    except ModuleNotFoundError as error:
-        raise Mistake(f"there is no module {error.name}: install it, or go to its folder") from None
-    finally:
-        sys.path.pop(0)
-    try:
-        if place == "timm":
-            model = module.create_model(name)
-        elif place == "torchvision":
-            model = module.get_model(name, weights=None)
-        else:
-            model = getattr(module, name)()
-    except AttributeError as error:
-        raise Mistake(f"{args.model}: {error}") from None
-    except Exception as error:  # of any kind, by whose code it is
-        raise Mistake(f"{args.model} could not be built: {type(error).__name__}: {error}") from None
-    if not isinstance(model, nn.Module):
-        raise Mistake(f"{args.model} gives a {type(model).__name__}, not a torch.nn.Module")
-    if args.weights is not None:
-        _load(model, Path(args.weights))
-    return model
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    state: Any
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # of many kinds, by what is wrong with the file
-            raise Mistake(f"{path} is no file of tensors: {str(error).splitlines()[0]}") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    try:
-        model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-    except (RuntimeError, AttributeError) as error:
-        raise Mistake(f"{path} does not fit the model: {error}") from None
-
-
-def _default(args: argparse.Namespace) -> str | None:
-    return "1x3x224x224" if args.model.startswith(("torchvision:", "timm:")) else None
-
-
-def _example(args: argparse.Namespace) -> torch.Tensor | None:
-    """Return an input of the size that is given; images of 224 x 224 for the models of torchvision and timm."""
-    text = args.input or _default(args)
-    if text is None:
-        return None
-    kind, _, sizes = text.rpartition(":")
-    try:
-        shape = [int(size) for size in sizes.split("x")]
-    except ValueError:
-        shape = []
-    if kind not in ("", "tokens") or not shape or min(shape) < 1:
-        raise Mistake(f"--input {text} is no size: write 1x3x224x224 for images, tokens:1x128 for indices")
-    generator = torch.Generator().manual_seed(0)
-    return torch.zeros(shape, dtype=torch.long) if kind else torch.randn(shape, generator=generator)
-
-
 def _factorized(model: nn.Module, args: argparse.Namespace, example: torch.Tensor | None) -> nn.Module:
     options: dict[str, Any] = {
         "ratio": args.ratio, "rank_scale": args.rank_scale, "cost": args.cost, "allocate": args.allocate,
         "round_to": args.round_to, "split": args.split, "include": args.include, "exclude": args.exclude,
         "embeddings": args.embeddings,
     }  # fmt: skip
-    if args.ratio is None and args.rank_scale is None:
+    if not _given(args, _OF_SIZE):
         raise Mistake("give --ratio, a share of the model as 0.25, or --rank-scale, a share of each layer's rank")
     if args.cost == "multiply-adds":
         options["example_input"] = example
     return factorized.factorize(model, **options)
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> str:
+    """Return those of the flags that have another value than their default, in words."""
+    return ", ".join(f"--{name}".replace("_", "-") for name in names if getattr(args, name) != args.defaults[name])
 
 
 def _medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -233,7 +165,11 @@ def _print_saved(folder: Path, as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            _end(2, f"{message} ({self.prog} --help)")
+            flags = [flag for command in commands.choices.values() for flag in command._option_string_actions]
+            wrong = re.match(r"unrecognized arguments: (--[^ =]+)", message)
+            close = difflib.get_close_matches(wrong[1].replace("_", "-"), flags, n=1) if wrong else []
+            hint = f"; did you mean {close[0]}?" if close else ""
+            _end(2, f"{message}{hint} ({self.prog} --help)")
 
     parser = Parser(prog="python -m factorized", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="inspect|benchmark|convert", parser_class=Parser)
@@ -242,9 +178,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             command.__name__, help=command.__doc__, description=command.__doc__, allow_abbrev=False
         )
-        sub.set_defaults(command=command)
         folder = "; or a folder written by factorized.save" if command is inspect else ""
-        sub.add_argument("model", metavar="IN" if command is convert else "MODEL", help=_MODEL + folder)
+        sub.add_argument("model", metavar="IN" if command is convert else "MODEL", help=MODEL + folder)
         if command is convert:
             sub.add_argument("out", metavar="OUT", help="folder to write, for factorized.load")
             sub.add_argument("--overwrite", action="store_true", help="replace the factorized model in OUT")
@@ -261,6 +196,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--weights", metavar="FILE", help="state dict to load into the model (.pt, .safetensors)")
         sub.add_argument("--input", metavar="SIZE", help="of an input: 1x3x224x224, or tokens:1x128 for indices")
         sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        defaults = {action.dest: action.default for action in sub._actions}
+        sub.set_defaults(command=command, defaults=defaults)
     return parser
 
 

@@ -17,7 +17,7 @@ from .eligible import Forms, choose, form_of, forms_for, nothing_to_do
 from .layers.base import FactorizedLayer
 from .layers.factors import Factors
 from .layers.product import scaled_rank
-from .usage import check_choice, check_number, explained
+from .usage import check_choice, check_model, check_number, explained
 
 RULES = ("paper", "compact")
 
@@ -124,6 +124,7 @@ def stays_dense(size: Size, rule: str, rank: float) -> bool:
 
 def parameter_count(model: nn.Module) -> int:
     """Return the number of scalars in all parameters of `model`, shared ones once, buffers excluded."""
+    check_model(model)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

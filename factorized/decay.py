@@ -6,9 +6,7 @@ contracts its factors in another way has the same penalty of its own `W`. Optimi
 AdamW, would rescale the decay with them: for these it is decoupled, and shrinks the factors after the step instead.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from .patterns import (
     stack_factors,
 )
 from .protocol import is_contracted, without_autocast
+from .usage import check_coefficient, check_matrices, explained, shown
 
 # Elements of a factor. Larger ones gain nothing from a batch, for which they would have to be copied.
 _LARGE_FACTOR = 2**18
@@ -45,8 +44,10 @@ def frobgrad(factors: Sequence[Tensor]) -> list[Tensor]:
             batch of independent products.
 
     Raises:
+        TypeError: for what are no matrices.
         ValueError: for any other number of factors.
     """
+    check_matrices("frobgrad", factors)
     # For batches of small matrices bmm has half the overhead of the general matmul.
     mm = torch.bmm if factors and factors[0].dim() == 3 else torch.matmul
 
@@ -91,6 +92,7 @@ class FrobeniusDecay:
             to decay; for factors that were computed where decay cannot follow.
     """
 
+    @explained
     def __init__(
         self,
         model: nn.Module,
@@ -120,6 +122,12 @@ class FrobeniusDecay:
     def coefficient(self) -> float:
         """The coefficient, which stays what it was made with."""
         return self._coefficient
+
+    @coefficient.setter
+    def coefficient(self, value: float) -> None:
+        raise AttributeError(
+            "the coefficient stays what it was made with: remove() what attach returned, and attach a decay of another"
+        )
 
     def attach(self, optimizer: Optimizer, in_backward: bool = False) -> Attachment:
         """Let every `optimizer.step()` decay, from now on; return a handle whose `remove()` ends all of it.
@@ -212,22 +220,15 @@ class FrobeniusDecay:
 
 
 def _check_arguments(model: object, coefficient: object) -> None:
-    usage = "FrobeniusDecay(model, coefficient).attach(optimizer)"
     if not isinstance(model, nn.Module):
-        raise TypeError(f"the first argument is the model, a torch.nn.Module, not {_called(model)}: {usage}")
+        usage = "FrobeniusDecay(model, coefficient).attach(optimizer)"
+        raise TypeError(f"the first argument is the model, a torch.nn.Module, not {shown(model)}: {usage}")
     if any(kind.__name__ == "FullyShardedDataParallel" for m in model.modules() for kind in type(m).__mro__):
         raise ValueError(
             "FullyShardedDataParallel keeps factors as flat pieces, of which there is no product; shard the model with "
             "torch.distributed.fsdp.fully_shard instead"
         )
-    if isinstance(coefficient, bool) or not isinstance(coefficient, Real):
-        raise TypeError(f"coefficient must be a number such as 1e-4, not {_called(coefficient)}: {usage}")
-    if not 0 <= float(coefficient) < math.inf:
-        raise ValueError(f"coefficient must be a finite number, at least 0, not {coefficient}")
-
-
-def _called(value: object) -> str:
-    return repr(value) if isinstance(value, (Real, str)) else f"of type {type(value).__name__}"
+    check_coefficient("coefficient", coefficient)
 
 
 def _refuse_nothing(model: nn.Module) -> None:

@@ -25,7 +25,7 @@ from .model import replace
 from .parametrization import composed_weights, uninstall
 from .patterns import factorized_modules
 from .table import aligned, calls_of
-from .usage import check_model, class_name
+from .usage import check_model, class_name, explained
 
 _SECONDS = 0.1  # at least so long is each form of a layer measured
 _ROUNDS = 5, 200  # at least, and at most so often
@@ -46,6 +46,7 @@ class Form(NamedTuple):
     parameters: int
 
 
+@explained
 @torch.no_grad()
 def deploy(model: nn.Module, example_input: Any, measure: bool = True) -> nn.Module:
     """Replace every factorized layer by plain ones of PyTorch, in place, print which, and return the model.

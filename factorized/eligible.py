@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
@@ -235,7 +236,7 @@ def nothing_to_do(model: nn.Module, choice: Choice) -> str:
         reasons.setdefault(choice.dense[name], []).append(name or "(root)")
     done = list(factorized_modules(model))
     if done:
-        reasons["factorized already"] = done
+        reasons["factorized already; factorized.merge makes them dense again"] = done
     why = "; ".join(f"{listed(names)}: {reason}" for reason, names in reasons.items())
     why = why or "it has no linear layer, convolution, embedding or other matrix"
     return f"nothing in {class_name(type(model))} is factorized ({why})"
@@ -264,6 +265,8 @@ def form_of(layer: nn.Module, forms: Forms) -> Any:
 def refuse_wrapped(model: nn.Module) -> None:
     """Raise ValueError if a wrapper in `model` holds on to the parameters of the layers inside it."""
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError("a scripted model cannot be changed: factorize it before torch.jit.script")
         wrapper = wrapped_by(module)
         sharded = any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
         if sharded or (wrapper is not None and wrapper != "_checkpoint_wrapped_module"):

@@ -9,8 +9,10 @@ from torch.optim import Optimizer
 from .decay import FrobeniusDecay
 from .leaves import parameters_of
 from .patterns import factorized_modules, unwrap
+from .usage import check_coefficient, explained
 
 
+@explained
 def parameter_groups(
     model: nn.Module,
     weight_decay: float,
@@ -26,9 +28,11 @@ def parameter_groups(
     `include` and `exclude` restrict which layers get Frobenius decay, as in `FrobeniusDecay`.
 
     Raises:
-        ValueError: for a pattern that matches no factorized layer, and as `FrobeniusDecay` for factors that decay
-            cannot follow.
+        TypeError: for what is no model, or no number.
+        ValueError: for a negative or infinite `weight_decay`; for a pattern that matches no factorized layer, and as
+            `FrobeniusDecay` for factors that decay cannot follow.
     """
+    check_coefficient("weight_decay", weight_decay)
     layers = factorized_modules(model, include, exclude) if frobenius else {}
     free = {parameter for name, layer in layers.items() for parameter in parameters_of(layer, name)}
     parameters = [p for p in unwrap(model).parameters() if p.requires_grad]

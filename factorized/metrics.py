@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .model import matrix_of
 from .patterns import group_by_shape, stack_factors
+from .usage import check_matrices
 
 
 def frobenius_norm(*factors: Tensor) -> Tensor:
@@ -19,7 +20,11 @@ def frobenius_norm(*factors: Tensor) -> Tensor:
 
     Multiplies out where that is the smaller job; otherwise takes `sqrt(trace((VT VT^T)(U^T U)))` in double precision,
     since the Gram matrices square the magnitudes twice.
+
+    Raises:
+        TypeError: for what are no matrices, as in all functions of factors here.
     """
+    check_matrices("frobenius_norm", factors)
     if len(factors) == 1:
         return torch.linalg.matrix_norm(factors[0])
     U, VT = factors[0], factors[-1] if len(factors) == 2 else factors[1] @ factors[2]
@@ -33,6 +38,7 @@ def frobenius_norm(*factors: Tensor) -> Tensor:
 
 def _singular_values(*factors: Tensor) -> Tensor:
     """Return those of the product of one, two or three factors, shape (..., min(r, m, n)), at least float32."""
+    check_matrices("nuclear_norm", factors)
     wide = [f if f.dtype == torch.float64 else f.float() for f in factors]  # there is no 16-bit decomposition
     if len(wide) == 1:
         return torch.linalg.svdvals(wide[0])
@@ -54,6 +60,7 @@ def imbalance(*factors: Tensor) -> Tensor:
     Zero for balanced factors, such as those of spectral initialization. Gradient flow on the product keeps the
     difference, and Frobenius decay does, too; L2 decay of the factors shrinks it.
     """
+    check_matrices("imbalance", factors)
     U, VT = factors[0].double(), factors[-1].double()  # the Gram matrices square the magnitudes
     left = U if len(factors) == 2 else U @ factors[1].double()
     return torch.linalg.matrix_norm(left.mT @ left - VT @ VT.mT).to(factors[0].dtype)
@@ -64,6 +71,7 @@ def nuclear_norm_bound(*factors: Tensor) -> Tensor:
 
     Equal to the nuclear norm for balanced orthogonal factors.
     """
+    check_matrices("nuclear_norm_bound", factors)
     U, VT = factors[0], factors[-1]
     left = U if len(factors) == 2 else U @ factors[1]
     return (left.square().sum((-2, -1)) + VT.square().sum((-2, -1))) / 2

@@ -177,7 +177,7 @@ def _build(
     """Return the new layers and composed weights by name, started."""
     if square_init is not None and not square:
         raise ValueError("square_init has no effect without square=True")
-    if not isinstance(init, str) and not callable(init):
+    if not isinstance(init, str) and (not callable(init) or isinstance(init, type)):
         raise TypeError(f"init must be a word such as 'spectral' or a function that fills a tensor, not {init!r}")
     check_choice("path", path, PATHS)
     if isinstance(init, str):

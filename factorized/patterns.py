@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .protocol import is_contracted, is_factorized
+from .usage import check_model
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -94,6 +95,8 @@ def _check(pattern: object, names: Sequence[str]) -> None:
     hint = ""
     if any(matches(f"**.{pattern}", name) for name in names):
         hint = f"; '**.{pattern}' would match at any depth"
+    elif any(matches(pattern.removesuffix(".weight"), name) for name in names):
+        hint = "; the weight of a layer is called as the layer is: leave '.weight' out"
     elif isinstance(getattr(nn, pattern.rpartition(".")[2], None), type):
         hint = "; a pattern is the name of a module, not its class"
     raise ValueError(
@@ -156,8 +159,10 @@ def factorized_modules(
     product of its factors in order also has a method `contract()`, which returns the weight as a matrix.
 
     Raises:
+        TypeError: for what is no model.
         ValueError: for a pattern that matches none of them.
     """
+    check_model(model)
     found = {known_as(name): module for name, module in named_modules(model) if is_factorized(module)}
     return {name: found[name] for name in select(found, include, exclude)}
 

@@ -11,12 +11,12 @@ from .allocation import allocate, options
 from .budget import RULES, ProductSize, Size, check_ratio, larger, parameter_count, search, size_of, stays_dense
 from .eligible import Choice, Forms, choose, form_of, forms_for, listed, nothing_to_do
 from .layers.base import FactorizedLayer
-from .layers.factors import Factors, checked_rank
+from .layers.factors import Factors
 from .layers.product import checked_scale
 from .patterns import select
 from .start import Stats, check_stats, check_values, spectra
 from .table import calls_of, summary
-from .usage import check_choice, check_number
+from .usage import check_choice, check_number, checked_rank
 
 COSTS = ("parameters", "multiply-adds")
 ALLOCATIONS = ("uniform", "error")

@@ -8,7 +8,8 @@ whichever kind.
 
 import math
 from collections.abc import Iterable
-from numbers import Real
+
+from .usage import shown
 
 
 def decay_budget(lrs: Iterable[float], coefficient: float, momentum: float = 0.0) -> float:
@@ -38,14 +39,20 @@ def coefficient_for(budget: float, lrs: Iterable[float], momentum: float = 0.0) 
 
 
 def _total(lrs: Iterable[float], momentum: float) -> float:
-    if isinstance(lrs, (Real, str)):
-        raise ValueError(f"lrs must hold the learning rate of every step, for example [0.1] * steps; it is {lrs!r}")
+    if isinstance(lrs, str) or not isinstance(lrs, Iterable):
+        raise ValueError(
+            f"lrs must hold the learning rate of every step, for example [0.1] * steps; it is {shown(lrs)}"
+        )
     if not _checked("momentum", momentum) < 1:
         raise ValueError(f"momentum must be below 1, not {momentum}")
     return math.fsum(_checked("a learning rate", lr) for lr in lrs) / (1 - momentum)
 
 
 def _checked(name: str, value: float) -> float:
-    if isinstance(value, (bool, str)) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number, at least 0, not {value!r}")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # of what is no number, whatever else it is
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be a finite number, at least 0, not {shown(value)}")
+    return number

@@ -22,7 +22,6 @@ from .layers.base import CHANNELS_LAST, FactorizedLayer, is_channels_last, weigh
 from .layers.channel import ChannelConv2d, FactorizedConv1d, FactorizedConv3d
 from .layers.conv import FactorizedConv2d
 from .layers.embedding import FactorizedEmbedding
-from .layers.factors import checked_rank
 from .layers.linear import FactorizedLinear, FactorizedTransposedLinear
 from .layers.product import ProductLayer
 from .layers.tensor import CPConv2d, TensorTrainConv2d, TuckerConv2d
@@ -34,7 +33,7 @@ from .others import Owners, owners_of
 from .parametrization import composed_weights
 from .patterns import factorized_modules, named_modules, unwrap
 from .store_files import read, write
-from .usage import check_model
+from .usage import check_model, check_path, checked_rank, explained, shown
 
 _CLASSES: tuple[type[FactorizedLayer], ...] = (
     FactorizedLinear, FactorizedTransposedLinear, FactorizedConv1d, FactorizedConv2d, ChannelConv2d, FactorizedConv3d,
@@ -91,6 +90,7 @@ def restructure(dense_model: nn.Module, structure: Structure) -> nn.Module:
     return replace(dense_model, new, stacklevel=2)
 
 
+@explained
 def save(model: nn.Module, folder: str | os.PathLike) -> None:
     """Write a factorized model to a folder, which `load` reads; whole or not at all.
 
@@ -98,10 +98,12 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     Tensors that modules share are written once.
 
     Raises:
+        TypeError: for what is no model or no path.
         ValueError: if the model has no factorized layers, or holds something that is no plain tensor.
         FileExistsError: if the folder holds something else, or is a file.
     """
     check_model(model)
+    check_path(folder)
     model = unwrap(model)
     if not factorized_modules(model):
         raise ValueError(
@@ -127,6 +129,7 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     write(Path(folder), description, tensors)
 
 
+@explained
 def load(
     dense_model: nn.Module,
     folder: str | os.PathLike,
@@ -145,11 +148,18 @@ def load(
         device: where the model goes; None leaves it where it is, and what is on the meta device goes to the CPU.
 
     Raises:
+        TypeError: for what is no model or no path, and for a `merge` that is neither True nor False.
         FileNotFoundError: if there is no such folder.
+        RuntimeError: if there is no such device.
         ValueError: if the folder does not hold a save, or one that is damaged or of a newer version, or if the save
             does not fit the model; then the model is as before.
     """
     check_model(dense_model)
+    check_path(folder)
+    if not isinstance(merge, bool):
+        raise TypeError(f"merge must be True or False, not {shown(merge)}; device={merge!r} says where the model goes")
+    if device is not None:
+        torch.empty(0, device=device)  # fails if there is none, before anything is changed
     refuse_wrapped(dense_model)
     description, tensors = read(Path(folder))
     new = _planned(dense_model, description.get("structure"))
@@ -182,7 +192,11 @@ def _planned(model: nn.Module, structure: object) -> dict[str, tuple[Any, Any]]:
     check_model(model)
     refuse_wrapped(model)
     if not isinstance(structure, Mapping) or not all(isinstance(entry, Mapping) for entry in structure.values()):
-        raise ValueError("a structure is a mapping of layer names to what factorized.structure says of them")
+        given = "something else" if isinstance(structure, Mapping) else shown(structure)
+        raise ValueError(
+            "a structure is a mapping of layer names to what factorized.structure(model) says of them, not "
+            f"{given}; factorized.load reads the one of a folder"
+        )
     modules = dict(named_modules(model))
     done, shared = factorized_modules(model), owners_of(model)
     sources = {

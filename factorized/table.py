@@ -5,6 +5,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from .layers.weight import ComposedWeight
 from .parametrization import composed_weights, parametrized_in
 from .patterns import factorized_modules, known_as, named_modules, wrapped_by
 from .protocol import is_contracted
-from .usage import check_model
+from .usage import check_model, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,10 +175,30 @@ def summary(model: nn.Module, example_input: Any = None) -> Summary:
 
 
 def run(model: nn.Module, example_input: Any) -> Any:
-    """Return `model(example_input)`; a tuple is positional arguments, and a mapping keyword arguments."""
-    if isinstance(example_input, Mapping):
-        return model(**example_input)
-    return model(*example_input) if isinstance(example_input, tuple) else model(example_input)
+    """Return `model(example_input)`; a tuple is positional arguments, and a mapping keyword arguments.
+
+    Raises:
+        TypeError: for what is given instead of an input, if the model cannot do with it.
+    """
+    try:
+        if isinstance(example_input, Mapping):
+            return model(**example_input)
+        return model(*example_input) if isinstance(example_input, tuple) else model(example_input)
+    except (TypeError, AttributeError) as error:
+        if hint := _no_input(example_input):
+            raise TypeError(f"an input is what the model is called with, {hint}") from error
+        raise
+
+
+def _no_input(given: Any) -> str | None:
+    """Return in words what was given instead of an input, and what would be right; None for what may be one."""
+    if isinstance(given, tuple) and given and all(isinstance(size, int) for size in given):
+        return f"not its shape {tuple(given)}: give torch.zeros{tuple(given)}"
+    if isinstance(given, numpy.ndarray):
+        return "not an array: give torch.from_numpy(array)"
+    if isinstance(given, torch.utils.data.DataLoader):
+        return "not a DataLoader: give one batch, next(iter(loader))"
+    return None if isinstance(given, (Tensor, Mapping, tuple, list)) else f"such as a tensor, not {shown(given)}"
 
 
 Call = tuple[tuple[Tensor, ...], Any]  # tensors among the arguments of a call, and what it returned

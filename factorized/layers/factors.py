@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..linalg.spectral import spectral_init
 from ..protocol import without_autocast
+from ..usage import checked_rank
 
 Fill = Callable[[Tensor], object]
 SquareFill = Callable[[Tensor], Tensor]
@@ -145,17 +146,3 @@ def finite(matrix: Tensor) -> Tensor:
     if not matrix.isfinite().all():
         raise ValueError("the weight to factorize holds NaN or infinite numbers")
     return matrix
-
-
-def checked_rank(rank: int) -> int:
-    """Return `rank`.
-
-    Raises:
-        TypeError: if it is not an integer.
-        ValueError: if it is below 1.
-    """
-    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
-        raise TypeError(f"rank must be an integer, not {rank!r}; rank_scale is a fraction of a dimension")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
-    return rank

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .. import cost
 from ..linalg.spectral import spectral_init
+from ..usage import checked_rank
 from .base import FactorizedLayer, weight_obstacle
-from .factors import Factors, Fill, SquareFill, checked_rank, fill_of, finite
+from .factors import Factors, Fill, SquareFill, fill_of, finite
 
 
 class ProductLayer(Factors, FactorizedLayer):

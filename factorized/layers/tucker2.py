@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from .. import cost
 from ..linalg.channels import tucker2
 from ..linalg.decompose import canonical_polyadic
+from ..usage import checked_rank
 from .base import is_channels_last
 from .composed import ComposedConv2d
-from .product import checked_rank, checked_scale, finite, scaled_rank
+from .product import checked_scale, finite, scaled_rank
 
 Rank = float | Sequence[int]
 

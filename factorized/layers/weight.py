@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..cost import compose_cost
 from ..linalg.spectral import spectral_init
+from ..usage import checked_rank
 from .base import CHANNELS_LAST, KernelDecay, is_channels_last, with_decay
-from .factors import Factors, Fill, SquareFill, checked_rank, fill_of, finite
+from .factors import Factors, Fill, SquareFill, fill_of, finite
 from .product import checked_scale, scaled_rank
 
 

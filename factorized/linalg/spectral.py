@@ -12,6 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from ..usage import checked_rank
 from . import krylov
 
 # The Gram route squares singular values, so a direction loses about eps * (sigma_1 / sigma_r)^2 of its orthogonality.
@@ -43,12 +44,15 @@ def spectral_init(matrix: Tensor, rank: int, tolerance: float = krylov.TOLERANCE
         orthogonal to the others, so that it can learn.
 
     Raises:
+        TypeError: if `rank` is no integer, or `matrix` no tensor of floating-point numbers.
         ValueError: if `rank` is below 1, `tolerance` not between 0 and 1, or `matrix` has fewer than two dimensions.
     """
+    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
+        given = matrix.dtype if isinstance(matrix, Tensor) else f"a {type(matrix).__name__}"
+        raise TypeError(f"spectral_init needs a tensor of floating-point numbers, such as layer.weight, not {given}")
     if matrix.dim() < 2:
         raise ValueError(f"spectral_init needs a matrix or a batch of them, not a shape of {tuple(matrix.shape)}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
+    checked_rank(rank)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, not {tolerance}")
     work = matrix.detach()

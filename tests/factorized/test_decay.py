@@ -167,7 +167,7 @@ def test_arguments_in_another_order():
     model = mixed_model()
     with pytest.raises(TypeError, match="first argument is the model.*not 0.0001: FrobeniusDecay.model, coefficient"):
         FrobeniusDecay(1e-4, model)
-    with pytest.raises(TypeError, match="not of type SGD: .*attach.optimizer"):
+    with pytest.raises(TypeError, match="not a SGD: .*attach.optimizer"):
         FrobeniusDecay(torch.optim.SGD(model.parameters(), lr=0.1), 1e-4)
 
 

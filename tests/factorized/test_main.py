@@ -25,10 +25,18 @@ def build():
 def tokens():
     return nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 48))
 
+def sized(n):
+    return nn.Linear(n, n)
+
+def factors():
+    import factorized
+    return factorized.factorize(build(), ratio=0.4)
+
 def broken():
     raise RuntimeError("no weights here")
 
 number = 3
+model = nn.Linear(3, 3)
 words = str
 """
 
@@ -150,6 +158,28 @@ MISTAKES = {
     "multiply-adds without a size": (
         ["inspect", "own_models:build", "--ratio", "0.5", "--cost", "multiply-adds"], "give an example_input",
     ),
+    "a file of Python": (["inspect", "./own_models.py:build"], "is no module: write own_models:build, as in an import"),
+    "a module that fails": (["inspect", "damaged:build"], "damaged cannot be imported: SyntaxError"),
+    "a module in need": (["inspect", "needy:build"], "there is no module nowhere_else: install it"),
+    "a function with arguments": (["inspect", "own_models:sized"], "own_models:sized could not be built: TypeError"),
+    "a model": (["inspect", "own_models:model"], "is a Linear: name a function that builds a model and returns it"),
+    "a number": (["inspect", "own_models:number"], "is a int: name a function that builds a model and returns it"),
+    "a factorized model": (["inspect", "own_models:factors", "--ratio", "0.4"], "factorized.merge makes them dense"),
+    "a folder to convert": (["convert", "saved", "new", "--ratio", "0.4"], "saved is factorized already: give the den"),
+    "a folder to time": (["benchmark", "saved", "--input", "1x3x8x8"], "saved is factorized already: give the dense"),
+    "a folder and weights": (["inspect", "saved", "--weights", "w.pt"], "factorized already: leave --weights out"),
+    "a folder for weights": (["inspect", "own_models:build", "--weights", "saved"], "saved is a folder: --weights"),
+    "an empty file": (["inspect", "own_models:build", "--weights", "empty.pt"], "empty.pt is no file of tensors: EOF"),
+    "patterns for nothing": (
+        ["inspect", "own_models:build", "--include", "0", "--round-to", "8"],
+        "without --ratio or --rank-scale there is no effect of --round-to, --include: give one of them",
+    ),
+    "too few channels": (["inspect", *SMALL[:3], "--input", "1x1x8x8"], "an input of --input 1x1x8x8: Given groups=1"),
+    "too large images": (["benchmark", *SMALL[:3], "--input", "1x3x9x9"], "cannot be called with an input of --input"),
+    "one size": (["inspect", *SMALL[:3], "--input", "8"], "cannot be called with an input of --input 8: Expected 3D"),
+    "tokens for images": (["inspect", *SMALL[:3], "--input", "tokens:1x8"], "an input of --input tokens:1x8"),
+    "a flag with underscores": (["inspect", "own_models:build", "--rank_scale", "0.4"], "did you mean --rank-scale?"),
+    "part of a flag": (["inspect", "own_models:build", "--rank", "8"], "did you mean --rank-scale?"),
 }  # fmt: skip
 
 
@@ -157,6 +187,10 @@ MISTAKES = {
 def test_mistakes_are_one_line(case, capsys):
     arguments, message = MISTAKES[case]
     torch.save({"a": torch.zeros(2)}, "other.pt")
+    Path("empty.pt").touch()
+    Path("damaged.py").write_text("def build(:")
+    Path("needy.py").write_text("import nowhere_else")
+    factorized.save(factorized.factorize(nn.Sequential(nn.Linear(32, 32)), ranks={"0": 2}), "saved")
     with pytest.raises(SystemExit) as end:
         main(arguments)
     error = capsys.readouterr().err

@@ -112,13 +112,33 @@ WRONG = {
     ),
     "a ratio without a name is one": (lambda m: find_rank_scale(m, "a tenth"), TypeError, "ratio must be a number"),
     "what has no ratio": (lambda m: find_rank_scale(m, 0.5, ratios=3), TypeError, "no argument 'ratios'"),
+    "a search for nothing": (lambda m: find_rank_scale(m), TypeError, r"'ratio'; write find_rank_scale\(model, ratio"),
+    "the name of a model": (lambda m: factorize("resnet50", ratio=0.5), TypeError, "not 'resnet50'; build the model"),
+    "parameters": (lambda m: factorize(m.parameters(), ratio=0.5), TypeError, r"as of model.parameters\(\); give"),
+    "a scripted model": (
+        lambda m: factorize(torch.jit.script(m), ratio=0.5), ValueError,
+        "factorize it before torch.jit.script",
+    ),
+    "the name of a weight": (
+        lambda m: factorize(m, ratio=0.5, exclude=["stem.weight"]), ValueError, "leave '.weight' out",
+    ),
+    "ranks of a weight": (lambda m: factorize(m, ranks={"stem.weight": 2}), ValueError, "leave '.weight' out"),
+    "a class to start with": (lambda m: factorize(m, ratio=0.5, init=nn.Linear), TypeError, "a function that fills a"),
+    "a shape for an example": (
+        lambda m: factorize(m, ratio=0.7, cost="multiply-adds", example_input=(1, 3, 8, 8)), TypeError,
+        r"not its shape \(1, 3, 8, 8\): give torch.zeros\(1, 3, 8, 8\)",
+    ),
+    "an array for an example": (
+        lambda m: factorize(m, ratio=0.7, cost="multiply-adds", example_input=torch.ones(1, 3, 8, 8).numpy()),
+        TypeError, "not an array: give torch.from_numpy",
+    ),
     "a list to merge": (lambda m: merge([m]), TypeError, "not a list"),
     "a list to sum up": (lambda m: summary([m]), TypeError, "not a list"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WRONG)
-@pytest.mark.filterwarnings("ignore:spectral=True is deprecated")
+@pytest.mark.filterwarnings("ignore:spectral=True is deprecated", "ignore:.torch.jit.script")
 def test_a_mistake_is_told_with_what_would_be_right(what):
     act, kind, words = WRONG[what]
     model = small_cnn()

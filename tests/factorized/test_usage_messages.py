@@ -1,6 +1,7 @@
 """Wrong usage of everything but `factorize`, whose own is in test_usage.py: each message says what would be right."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,89 @@ WRONG = {
         lambda c: factorized.load(nn.Linear(3, 3), c.saved()), ValueError, "it is another model",
     ),
     "a structure of words": (
-        lambda c: factorized.restructure(c.dense, ["stem"]), ValueError, "what factorized.structure says of them",
+        lambda c: factorized.restructure(c.dense, ["stem"]), ValueError, "structure.model. says of them, not a list",
     ),
+    "a shape to deploy for": (lambda c: deploy(c.small, X.shape), TypeError, r"give torch.zeros\(2, 3, 8, 8\)"),
+    "nothing to deploy for": (lambda c: deploy(c.small), TypeError, r"write deploy\(model, example_input, ...\)"),
+    "None to deploy for": (lambda c: deploy(c.small, None), TypeError, "such as a tensor, not None"),
+    "a loader to deploy for": (
+        lambda c: deploy(c.small, torch.utils.data.DataLoader(X)), TypeError, r"give one batch, next\(iter\(loader\)\)",
+    ),
+    "saving nowhere": (lambda c: factorized.save(c.small), TypeError, r"write save\(model, folder, ...\)"),
+    "saving to a number": (lambda c: factorized.save(c.small, 3), TypeError, "folder must be a path such as 'saved'"),
+    "saving swapped": (lambda c: factorized.save(c.folder, c.small), TypeError, "build the model first, and give that"),
+    "loading a folder alone": (lambda c: factorized.load(c.saved()), TypeError, r"write load\(dense_model, folder, "),
+    "loading from None": (lambda c: factorized.load(c.dense, None), TypeError, "such as 'saved', not None"),
+    "a device in the place of merge": (
+        lambda c: factorized.load(c.dense, c.saved(), "cpu"), TypeError, "True or False, not 'cpu'; device='cpu' says",
+    ),
+    "a device that is not there": (
+        lambda c: factorized.load(c.dense, c.saved(), device="gpu"), RuntimeError, "Expected one of cpu, cuda",
+    ),
+    "loading what is loaded with another rank": (
+        lambda c: factorized.load(factorize(copy.deepcopy(c.dense), ranks={"stem": 1}), c.saved()), ValueError,
+        "stem .FactorizedConv2d. does not fit the structure: rank is 1 here and",
+    ),
+    "the structure of a folder": (
+        lambda c: factorized.restructure(c.dense, str(c.saved())), ValueError, "factorized.load reads the one of",
+    ),
+    "a model as structure": (
+        lambda c: factorized.restructure(c.dense, c.small), ValueError, "not a Sequential; factorized.load reads",
+    ),
+    "all of a folder's description": (
+        lambda c: factorized.restructure(c.dense, json.loads((c.saved() / "factorized.json").read_text())), ValueError,
+        "a mapping of layer names to what factorized.structure.model. says of them",
+    ),
+    "counting a list": (lambda c: factorized.parameter_count([c.dense]), TypeError, "not a list; call it for each"),
+    "the layers of a list": (lambda c: factorized.factorized_modules([c.small]), TypeError, "not a list; call it for"),
     # decay
+    "decay without a coefficient": (
+        lambda c: FrobeniusDecay(c.small), TypeError, r"write FrobeniusDecay\(model, coefficient, ...\)",
+    ),
+    "decay of parameters": (lambda c: FrobeniusDecay(c.small.parameters(), 1e-4), TypeError, "not a generator: Frob"),
+    "decay by another name": (
+        lambda c: FrobeniusDecay(c.small, weight_decay=1e-4), TypeError, "of Frobenius decay is its coefficient",
+    ),
+    "decay made with an optimizer": (
+        lambda c: FrobeniusDecay(c.small, 1e-4, c.sgd), TypeError, "a SGD has none: it takes include, exclude",
+    ),
+    "decay with an optimizer": (
+        lambda c: FrobeniusDecay(c.small, 1e-4, optimizer=c.sgd), TypeError, r"attach\(optimizer\) lets an optimizer",
+    ),
+    "decay of NaN": (lambda c: FrobeniusDecay(c.small, INF - INF), ValueError, "at least 0, not nan"),
+    "another coefficient afterwards": (
+        lambda c: setattr(FrobeniusDecay(c.small, 1e-4), "coefficient", 1e-3), AttributeError,
+        r"remove\(\) what attach returned, and attach a decay of another",
+    ),
+    "groups without a decay": (
+        lambda c: factorized.parameter_groups(c.small), TypeError, r"write parameter_groups\(model, weight_decay, ",
+    ),
+    "groups of a decay in words": (
+        lambda c: factorized.parameter_groups(c.small, "1e-4"), TypeError, "weight_decay must be a number such as 1e-4",
+    ),
+    "groups of a negative decay": (
+        lambda c: factorized.parameter_groups(c.small, -1.0), ValueError, "at least 0, not -1.0",
+    ),
+    "groups of parameters": (
+        lambda c: factorized.parameter_groups(c.small.parameters(), 1e-4), TypeError, "; give the model",
+    ),
+    "a budget of a scheduler": (
+        lambda c: factorized.decay_budget(torch.optim.lr_scheduler.StepLR(c.sgd, 1), 1e-4), ValueError,
+        r"\[0.1\] \* steps; it is a StepLR",
+    ),
+    "a budget of None": (lambda c: factorized.decay_budget(None, 1e-4), ValueError, "it is None"),
+    "a budget of several coefficients": (
+        lambda c: factorized.decay_budget([0.1], [1e-4]), ValueError, "coefficient must be .* not a list",
+    ),
+    "the betas of Adam as momentum": (
+        lambda c: factorized.decay_budget([0.1], 1e-4, (0.9, 0.999)), ValueError, "momentum must be .* not a tuple",
+    ),
+    "a coefficient of swapped arguments": (
+        lambda c: factorized.coefficient_for([0.1], 1.0), ValueError, "budget must be a finite number, .* not a list",
+    ),
+    "gradients of one matrix": (lambda c: factorized.frobgrad(torch.eye(3)), TypeError, "those of layer.factors()"),
+    "the norm of a layer": (lambda c: factorized.frobenius_norm(c.small.stem), TypeError, "those of layer.factors()"),
+    "the balance of a model": (lambda c: factorized.imbalance(c.small), TypeError, "those of layer.factors()"),
     "decay of nothing": (lambda c: FrobeniusDecay(c.dense, 1e-4), ValueError, "call factorized.factorize.model"),
     "a decay below zero": (lambda c: FrobeniusDecay(c.small, -1e-4), ValueError, "at least 0, not -0.0001"),
     "a decay in words": (lambda c: FrobeniusDecay(c.small, "1e-4"), TypeError, "a number such as 1e-4, not '1e-4'"),
@@ -144,11 +225,22 @@ WRONG = {
     "a weight of another shape": (
         lambda c: setattr(c.small.stem, "weight", torch.randn(2, 2)), ValueError, r"shape \(6, 3, 3, 3\), not \(2, 2\)",
     ),
+    "the start of an array": (
+        lambda c: factorized.spectral_init(torch.eye(3).numpy(), 1), TypeError, "such as layer.weight, not a ndarray",
+    ),
+    "the start of integers": (
+        lambda c: factorized.spectral_init(torch.ones(3, 3, dtype=torch.long), 1), TypeError, "floating-point numbers",
+    ),
+    "the start of a fraction": (
+        lambda c: factorized.spectral_init(torch.eye(3), 0.5), TypeError, "rank_scale is a fraction",
+    ),
     "the start of a vector": (lambda c: factorized.spectral_init(torch.ones(3), 1), ValueError, "needs a matrix"),
     "factors that do not fit": (
         lambda c: factorized.batch_spectral_init(torch.ones(3, 2), torch.ones(3, 2)), ValueError,
         "do not form a product",
     ),
+    "arrays to see": (lambda c: collect(c.dense, [X.numpy()]), TypeError, "not an array: give torch.from_numpy"),
+    "a summary for a shape": (lambda c: factorized.summary(c.small, (2, 3, 8, 8)), TypeError, "give torch.zeros"),
     "a scale search in percent": (
         lambda c: factorized.find_rank_scale(c.dense, 40, rule="compact"), ValueError, "for 40 percent give ratio=0.4",
     ),
