@@ -12,10 +12,12 @@ import interactive
 import main_pretrain
 import main_prune
 import pytest
+import torch
 import train
 import trainer
 from deficient import settings
 
+import factorized
 from lab.data import images
 from tests.harness import REPOSITORY, load_program
 from tests.resnet import tiny
@@ -43,6 +45,17 @@ def lines() -> list[str]:
 def commands() -> list[str]:
     """Return the commands of the trainer of classifiers, in order."""
     return [line.removeprefix(PROGRAM) for line in lines() if line.startswith(PROGRAM)]
+
+
+def test_the_python_runs_block_after_block(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text, names = (REPOSITORY / "README.md").read_text(), {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(block, names)
+    assert "layers are dense" in capsys.readouterr().out
+    assert not factorized.factorized_modules(names["plain"])
+    names["image"].normal_()
+    torch.testing.assert_close(names["program"].module()(names["image"]), names["small"].eval()(names["image"]))
 
 
 def test_the_commands_run_one_after_another(tmp_path, monkeypatch):
