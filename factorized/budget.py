@@ -172,8 +172,8 @@ def size_of(layer: Any, form: Any, square: bool = False, round_to: int = 1) -> S
     if not issubclass(form, Factors):
         return TensorSize(form, layer.in_channels, layer.out_channels, layer.kernel_size)
     m, n = form.matrix_shape(layer)
-    products = getattr(layer, "products", 1)
-    return ProductSize(m, n, form.scaled_dimension(layer), square, round_to=round_to, products=products)
+    scaled, products = form.scaled_dimension(layer), form.product_count(layer)
+    return ProductSize(m, n, scaled, square, round_to=round_to, products=products)
 
 
 def search(

@@ -309,8 +309,6 @@ def _obstacle(
         return f"it has more than a weight and a bias: {', '.join(sorted(extra))}"
     if len(owners[id(weight)]) > 1:
         return "its weight is shared with another module"
-    if getattr(layer, "groups", 1) != 1:
-        return "grouped convolution"
     return form.obstacle(layer)
 
 

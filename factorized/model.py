@@ -11,7 +11,7 @@ from .eligible import FORMS, Choice, Forms, dense_class, form_of
 from .handover import DENSE_CLASS, DENSE_REASON, hand_over
 from .layers.base import FactorizedLayer
 from .layers.factors import INITS, Fill, SquareFill
-from .layers.product import ProductLayer, warn_of_padding
+from .layers.product import warn_of_padding
 from .layers.weight import Place
 from .parametrization import composed_weights, install, uninstall
 from .patterns import factorized_modules
@@ -126,8 +126,7 @@ def factorize(
         run(model, example_input)  # if it fails, it does before anything is replaced
     warn(todo, stacklevel=3)
     if stats is not None:
-        layers = [name for name in todo.products if issubclass(todo.forms[name], ProductLayer)]
-        warn_of_missing(stats, layers, stacklevel=3)
+        warn_of_missing(stats, todo.products, stacklevel=3)
     if init == "spectral":
         padded: dict[str, Any] = {name: new[name] for name in todo.products if name not in todo.grown}
         warn_of_padding([name or "(root)" for name in padded], *padded.values(), stacklevel=4)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from .layers.base import weight_obstacle
+from .layers.conv import A_DEPTHWISE_ONE, no_smaller
 from .layers.embedding import FactorizedEmbedding
 from .layers.weight import Place
 
@@ -81,14 +82,14 @@ def obstacle(place: Place, embeddings: bool, parameters: int) -> str | None:
         if isinstance(module, _Norm):
             return "the scale of a normalization, entry by entry"
         if isinstance(module, _ConvNd) and module.groups > 1 and module.weight.shape[1] == 1:
-            return "a depthwise one: a grouped convolution of one channel each"
+            return A_DEPTHWISE_ONE
         if isinstance(module, _Embedding) and name == "weight":
             if why := FactorizedEmbedding.unusual(module):
                 return why
             if not embeddings:
                 return AN_EMBEDDING
     if min(place.matrix_shape) == 1:
-        return f"as a matrix {'x'.join(map(str, place.matrix_shape))} it is no smaller as a product"
+        return no_smaller(place.matrix_shape)
     if not type(place.module).__module__.startswith("torch.nn.") and place.parameter != "weight":
         if place.weight.shape[0] == 1 and not embeddings:
             return "a table, the same for all of a batch; embeddings=True factorizes it"

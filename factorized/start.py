@@ -51,12 +51,13 @@ def check_stats(stats: Stats, layers: Mapping[str, Any], forms: Mapping[str, Any
         )
     for name in known:
         m, n = forms[name].matrix_shape(layers[name])
-        inputs, outputs = forms[name].metrics(layers[name], *stats[name][:2])
-        for found, size in ((inputs, n), (outputs, m)):
-            if found is not None and found.shape not in ((size,), (size, size)):
+        products = forms[name].product_count(layers[name])
+        lead = () if products == 1 else (products,)
+        for found, size in zip(_metrics(forms[name], layers[name], stats[name]), (n, m)):
+            if found is not None and found.shape not in ((*lead, size), (*lead, size, size)):
                 raise ValueError(
                     f"stats are of another model: those of {name or '(root)'} have the shape {tuple(found.shape)}, and "
-                    f"({size}, {size}) or the diagonal ({size},) fits the layer"
+                    f"{(*lead, size, size)} or the diagonal {(*lead, size)} fits the layer"
                 )
 
 
@@ -68,7 +69,8 @@ def warn_of_missing(stats: Stats, names: list[str], stacklevel: int) -> None:
     """
     if missing := [name or "(root)" for name in names if name not in stats]:
         warnings.warn(
-            f"no statistics of {listed(missing)}, which start from their weights alone: the data never came by",
+            f"no statistics of {listed(missing)}, which start from their weights alone: the data never came by, or how "
+            "it meets them is not known",
             stacklevel=stacklevel + 1,
         )
 
@@ -77,29 +79,32 @@ def spectra(layers: Mapping[str, Any], forms: Mapping[str, Any], stats: Stats) -
     """Return the squared singular values of each dense layer's matrix, weighted by what it sees if that is known.
 
     What they add up to says how much a layer matters. With gradients it is the second-order estimate of what the loss
-    would lose without the layer; else nothing is known of that and it is 1.
+    would lose without the layer; else nothing is known of that, and it is 1, or the mean of those that it is known of.
     """
     found: dict[str, numpy.ndarray] = {}
+    known: dict[str, float] = {}
 
     def decompose(name: str) -> None:
         layer, form, moments = layers[name], forms[name], stats.get(name)
         metrics = _metrics(form, layer, moments)
         matrix = form.matrix_of(layer)
-        batch = matrix if matrix.dim() == 3 else matrix[None]  # products of one rank count together
-        values = torch.stack([squared_spectrum(one, *metrics) for one in batch]).sum(0).numpy()
-        whole = 1.0
+        parts = [(matrix, *metrics)]
+        if matrix.dim() == 3:  # products of one rank count together
+            parts = [*zip(matrix, *(metric if metric is not None else [None] * len(matrix) for metric in metrics))]
+        scales = [math.prod(_mean(metric) for metric in part[1:] if metric is not None) for part in parts]
+        scales = scales if any(scales) else [1.0] * len(scales)
+        values = numpy.sum([scale * squared_spectrum(*part).numpy() for scale, part in zip(scales, parts)], axis=0)
         if moments is not None and moments.outputs is not None:
-            whole = values.sum() * math.prod(
-                float(_diagonal(metric).mean()) for metric in metrics if metric is not None
-            )
-        found[name] = values * (whole / max(values.sum(), numpy.finfo(float).tiny))
+            known[name] = values.sum()
+        found[name] = values / max(values.sum(), numpy.finfo(float).tiny)
 
     for_each(decompose, list(layers), on_gpu=any(layer.weight.is_cuda for layer in layers.values()))
-    return found
+    usual = sum(known.values()) / len(known) if known else 1.0
+    return {name: found[name] * known.get(name, usual) for name in layers}
 
 
-def _diagonal(metric: Tensor) -> Tensor:
-    return metric if metric.dim() == 1 else metric.diagonal()
+def _mean(metric: Tensor) -> float:
+    return float((metric if metric.dim() == 1 else metric.diagonal()).mean())
 
 
 def spectral_start(dense: Mapping[str, Any], new: Mapping[str, Any], stats: Stats) -> None:
@@ -122,6 +127,8 @@ def spectral_start(dense: Mapping[str, Any], new: Mapping[str, Any], stats: Stat
             layer.set_factors(U, VT)
             layer.start_error = error
             return
+        for name in names if stats else ():
+            new[name].start_note = "started from its weight alone, as no inputs of it are known"
         matrices = [new[name].matrix_of(dense[name]).detach() for name in names]
         batch = torch.stack(matrices) if len(names) > 1 else matrices[0][None]
         U, VT = spectral_init(batch, new[first].rank)
@@ -141,7 +148,14 @@ def _size(layer: Any) -> int:
 
 
 def _metrics(form: Any, layer: Any, moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if moments is None else form.metrics(layer, moments.inputs, moments.outputs)
+    """Return the metrics of the columns and of the rows of a weight's matrix, or batches of them."""
+    if moments is None:
+        return None, None
+    inputs, outputs, positions, on_rows = moments
+    if isinstance(positions, Tensor) and outputs is None:  # a matrix counts as often as it is applied
+        shares = (positions / positions.double().mean().clamp_min(1)).to(inputs)
+        inputs = inputs * shares.view(-1, *[1] * (inputs.dim() - 1))
+    return form.metrics(layer, *((outputs, inputs) if on_rows else (inputs, outputs)))
 
 
 def _plain_errors(batch: Tensor, U: Tensor) -> Tensor:

@@ -4,13 +4,15 @@
     model = factorized.factorize(model, ratio=0.5, stats=stats)
     factorized.recalibrate(model, batches)  # if it has batch norm
 
-Statistics belong to weights, and are taken where a weight is applied (`F.linear`, convolutions, `F.embedding`),
-whichever module does that: layers that are called, and ones whose weight the module around them reads.
+Statistics belong to weights, and are taken where a weight is applied (linear maps and other products, convolutions,
+lookups, recurrent layers), whichever module does that: layers that are called, ones whose weight the module around them
+reads, and modules with parameters of their own.
 """
 
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .eligible import refuse_wrapped, weights
+from .applied import Target, Targets, Use, undispatched, uses
+from .eligible import Weight, dense_class, refuse_wrapped, weights
 from .patterns import unwrap
 from .table import run
 from .usage import check_model, class_name
@@ -27,16 +30,22 @@ Batches = Iterable[Any] | Callable[[], object]
 
 
 class Moments(NamedTuple):
-    """What was seen of one weight. A tensor of one dimension is the diagonal of a matrix that is zero elsewhere."""
+    """What was seen of one weight: matrices, or where they are too large their diagonals.
+
+    A weight of several matrices, such as groups, gates or experts, has as many of each here, in a first dimension.
+    """
 
     inputs: Tensor
     """Mean of `x x^T` over all positions, (n, n), where `x` is what a row of the weight is multiplied by: an input of a
     linear layer, a patch (in/groups * kernel entries) of a convolution; of an embedding, how often each row was looked
     up, (num_embeddings,), as a share of all."""
     outputs: Tensor | None = None
-    """Sum of `g g^T` over all positions, (m, m), where `g` is the gradient at an output; None without gradients."""
-    positions: int = 0
-    """The number of vectors that `inputs` is the mean of."""
+    """Sum of `g g^T` over all positions, (m, m), where `g` is the gradient at an output; None if it is not known."""
+    positions: int | Tensor = 0
+    """The number of vectors that `inputs` is the mean of; of several matrices (products,)."""
+    on_rows: bool = False
+    """Whether inputs meet the rows of the matrices and not their columns, of composed weights: of those of lookups,
+    transposed convolutions and products `x W`."""
 
 
 def collect(
@@ -44,10 +53,12 @@ def collect(
 ) -> dict[str, Moments]:
     """Run the model over data, and return what each weight that can be factorized saw of them, by the layer's name.
 
-    There are none of composed weights, which stand for what no factorized layer does, such as a weight of two modules:
-    what a module does with its parameter is not known. The model is left as it was; nothing of a batch is kept. Memory,
-    on the model's device: n^2 numbers a weight, and m^2 more with gradients; of more than 16,384 inputs or outputs only
-    the diagonal.
+    So of layers, of the weights of attention, recurrent layers and stacked experts, of weights shared by several
+    modules, and of layers that compute their weight from their parameter, which is taken for the weight. There are none
+    where a weight is applied by functions that are not known, or read from both sides, as by an embedding and an output
+    layer tied to it. Gradients are not known inside of recurrent layers. The model is left as it was; nothing of a
+    batch is kept. Memory, on the model's device: n^2 numbers a matrix, and m^2 more with gradients; of more than 16,384
+    inputs or outputs only the diagonal.
 
     Args:
         batches: an iterable of inputs, run in evaluation mode: tensors, tuples of positional arguments, mappings of
@@ -72,26 +83,34 @@ def collect(
             "gradients=True needs a function that calls backward: "
             "collect(model, lambda: [loss(model(x), y).backward() for x, y in batches], gradients=True)"
         )
-    names = {
-        id(weight.tensor): name
+    found = [
+        (_target(name, weight), weight)
         for name, weight in weights(model, embeddings=True).items()
-        if weight.obstacle is None and weight.tensor is not None and weight.place is None
-    }
-    if not names:
+        if weight.obstacle is None and weight.tensor is not None
+    ]
+    if not found:
         raise ValueError(
             f"{class_name(type(model))} has no weight to factorize: statistics are of a model before it is factorized"
         )
-    collector = _Collector(names, gradients, dtype)
+    collector = _Collector(found, gradients, dtype)
     before = {parameter: parameter.grad for parameter in model.parameters()} if gradients else {}
     try:
         for parameter in before:
             parameter.grad = None
-        with collector:
+        with collector.hooked(), collector:
             _run(model, batches, training=())
     finally:
         for parameter, gradient in before.items():
             parameter.grad = gradient
     return collector.result(class_name(type(model)))
+
+
+def _target(name: str, weight: Weight) -> Target:
+    tensor, place = weight.tensor, weight.place
+    assert tensor is not None
+    products = getattr(weight.module, "groups", 1) if place is None else place.products
+    rows = len(tensor) // products if place is None or place.spatial else place.rows
+    return Target(name, tensor, products, rows)
 
 
 def recalibrate(model: nn.Module, batches: Batches) -> nn.Module:
@@ -183,74 +202,116 @@ def _shown(batches: Iterable[Any]) -> Iterable[Any]:
 
 
 _WIDEST = 2**14  # inputs or outputs of which a whole matrix is kept
-_CHUNK = 2**22  # numbers of unfolded patches at a time
 
 
 class _Sum:
-    """The sum of `x x^T` over vectors, or its diagonal."""
+    """The sums of `x x^T` over the vectors that matrices see, or their diagonals."""
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
+    def __init__(self, products: int, dtype: torch.dtype):
+        self.products, self.dtype = products, dtype
         self.total: Tensor | None = None
-        self.count = 0
+        self.counts = [0] * products
 
-    def add(self, vectors: Tensor) -> None:
-        """Add vectors (positions, n)."""
+    def add(self, vectors: Tensor, first: int, count: int) -> None:
+        """Add vectors (positions, size) of `count` matrices, or (count, positions, size), one part for each."""
         size = vectors.shape[-1]
-        shape = (size,) if size > _WIDEST else (size, size)
-        if self.total is None:
-            self.total = vectors.new_zeros(shape, dtype=self.dtype)
+        is_wide = size > _WIDEST
         vectors = vectors.to(self.dtype)
-        self.total += vectors.square().sum(0) if len(shape) == 1 else vectors.mT @ vectors
-        self.count += len(vectors)
+        own = vectors.square().sum(-2) if is_wide else vectors.mT @ vectors
+        if self.total is None:
+            self.total = vectors.new_zeros(self.products, size, *(() if is_wide else (size,)))
+        self.total[first : first + count] += own
+        self._count(vectors.shape[-2], first, count)
 
     def add_counts(self, indices: Tensor, rows: int) -> None:
         """Add indicators of rows, whose moments are counts."""
-        counts = torch.bincount(indices.flatten(), minlength=rows).to(self.dtype)
+        counts = torch.bincount(indices.flatten(), minlength=rows).to(self.dtype)[None]
         self.total = counts if self.total is None else self.total + counts
-        self.count += indices.numel()
+        self._count(indices.numel(), 0, 1)
+
+    def _count(self, positions: int, first: int, count: int) -> None:
+        for product in range(first, first + count):
+            self.counts[product] += positions
+
+    def moment(self) -> Tensor:
+        """Return the means, of a single matrix without the dimension of matrices."""
+        assert self.total is not None
+        counts = torch.tensor(self.counts).clamp_min(1).to(self.total)
+        return self._alone(self.total / counts.view(-1, *[1] * (self.total.dim() - 1)))
+
+    def whole(self) -> Tensor:
+        """Return the sums, likewise."""
+        assert self.total is not None
+        return self._alone(self.total)
+
+    def _alone(self, values: Tensor) -> Tensor:
+        return values[0] if self.products == 1 else values
 
 
 class _Collector(TorchFunctionMode):
     """Adds up moments while it is entered."""
 
-    def __init__(self, names: Mapping[int, str], gradients: bool, dtype: torch.dtype):
+    def __init__(self, found: Iterable[tuple[Target, Weight]], gradients: bool, dtype: torch.dtype):
         super().__init__()
-        self.names, self.gradients, self.dtype = names, gradients, dtype
-        self.inputs: dict[str, _Sum] = {}
+        self.gradients, self.dtype = gradients, dtype
+        self.inputs: dict[str, dict[bool, _Sum]] = {}
         self.outputs: dict[str, _Sum] = {}
+        self.composed: set[str] = set()
+        self._inside: list[Target] = []
+        self._layers: list[tuple[nn.Module, Target]] = []
+        targets = []
+        for target, weight in found:
+            targets.append(target)
+            if weight.place is not None:
+                self.composed.add(target.name)
+                layers = [module for module, name in weight.place.owners if name == "weight" and dense_class(module)]
+                self._layers += [(layer, target) for layer in layers]
+        self.targets = Targets(targets)
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Notice calls of layers that may apply another weight than their parameter, computed from that."""
+        handles = []
+        for layer, target in self._layers:
+            handles.append(layer.register_forward_pre_hook(lambda *_, own=target: self._inside.append(own)))
+            handles.append(layer.register_forward_hook(lambda *_: self._leave(), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _leave(self) -> None:
+        self._inside.pop()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:
+                return undispatched(func)(*args, **kwargs)
         output = func(*args, **kwargs)
-        arguments = _ARGUMENTS.get(func)
-        if arguments is not None:
-            call = {**dict(zip(arguments, args)), **kwargs}
-            name = self.names.get(id(call.get("weight")))
-            if name is not None:
-                with torch.no_grad():
-                    self._add(name, func, call)
-                if self.gradients and output.requires_grad:
-                    output.register_hook(lambda gradient: self._add_gradient(name, func, gradient))
+        with torch.no_grad():
+            for use in uses(func, args, kwargs, output, self.targets, self._inside[-1] if self._inside else None):
+                self._add(use)
+                if self.gradients and use.gradients is not None and output.requires_grad:
+                    output.register_hook(partial(self._add_gradient, use._replace(vectors=())))
         return output
 
-    def _add(self, name: str, func: Callable, call: Mapping[str, Any]) -> None:
-        total = self.inputs.setdefault(name, _Sum(self.dtype))
-        x, weight = call["input"].detach(), call["weight"]
-        if func is F.embedding:
-            total.add_counts(x, len(weight))
-        elif func not in _CONVOLUTIONS:
-            total.add(x.reshape(-1, x.shape[-1]))
-        else:
-            for vectors in _patches(x, weight, call):
-                total.add(vectors)
+    def _add(self, use: Use) -> None:
+        target = use.target
+        sums = self.inputs.setdefault(target.name, {})
+        total = sums.setdefault(use.on_rows, _Sum(target.products, self.dtype))
+        for vectors in use.vectors:
+            if use.is_lookup:
+                total.add_counts(vectors, len(target.tensor))
+            else:
+                total.add(vectors.detach(), use.first, use.number)
 
-    def _add_gradient(self, name: str, func: Callable, gradient: Tensor) -> None:
-        total = self.outputs.setdefault(name, _Sum(self.dtype))
-        if func in _CONVOLUTIONS:
-            spatial = _CONVOLUTIONS[func]
-            gradient = (gradient if gradient.dim() > spatial + 1 else gradient[None]).movedim(1, -1)
-        total.add(gradient.reshape(-1, gradient.shape[-1]))
+    def _add_gradient(self, use: Use, gradient: Tensor) -> None:
+        total = self.outputs.setdefault(use.target.name, _Sum(use.target.products, self.dtype))
+        assert use.gradients is not None
+        for vectors in use.gradients(gradient):
+            total.add(vectors, use.first, use.number)
 
     def result(self, model: str) -> dict[str, Moments]:
         if not self.inputs:
@@ -258,59 +319,17 @@ class _Collector(TorchFunctionMode):
         if self.gradients and not self.outputs:
             raise ValueError("no gradient came to any layer: the function must call backward() on a loss")
         found = {}
-        for name, total in self.inputs.items():
-            assert total.total is not None
-            outputs = self.outputs[name].total if name in self.outputs else None
-            for tensor in (total.total, outputs):
+        for name, sums in self.inputs.items():
+            if len(sums) > 1:
+                continue  # read from both sides, as by an embedding and the output layer that is tied to it
+            [(on_rows, total)] = sums.items()
+            outputs = self.outputs[name].whole() if name in self.outputs else None
+            inputs = total.moment()
+            for tensor in (inputs, outputs):
                 if tensor is not None and not tensor.isfinite().all():
                     raise ValueError(
                         f"{name or '(root)'} saw infinite numbers or NaN: mend the data, or give dtype=torch.float64"
                     )
-            found[name] = Moments(total.total / max(total.count, 1), outputs, total.count)
+            positions = total.counts[0] if total.products == 1 else torch.tensor(total.counts)
+            found[name] = Moments(inputs, outputs, positions, on_rows and name in self.composed)
         return found
-
-
-# The names of the arguments, in order, of the functions that apply a weight.
-_OF_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_CONVOLUTIONS: Mapping[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-_ARGUMENTS: Mapping[Any, tuple[str, ...]] = {
-    F.linear: ("input", "weight", "bias"),
-    torch.addmm: ("bias", "input", "weight"),  # of transformers' Conv1D
-    F.embedding: ("input", "weight"),
-    **dict.fromkeys(_CONVOLUTIONS, _OF_CONVOLUTION),
-}
-
-
-def _patches(x: Tensor, weight: Tensor, call: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield the patches that a convolution multiplies its kernel by, (positions, in * kernel entries), in parts."""
-    kernel = weight.shape[2:]
-    spatial = len(kernel)
-    x = x if x.dim() == spatial + 2 else x[None]
-    stride, dilation = (_per_axis(call.get(name, 1), spatial) for name in ("stride", "dilation"))
-    before, after = _padding(call.get("padding", 0), kernel, dilation)
-    x = F.pad(x, [side for pair in zip(reversed(before), reversed(after)) for side in pair])
-    x = x.transpose(0, 1).contiguous()
-    axes = range(2, 2 + spatial)
-    for axis, entries, step, spread in zip(axes, kernel, stride, dilation):
-        x = x.unfold(axis, spread * (entries - 1) + 1, step)[..., ::spread]
-    x = x.movedim(tuple(axes), tuple(range(-spatial, 0))).movedim(1, -spatial - 1)  # (in, kernel, batch, new sizes)
-    at_a_time = max(1, _CHUNK // max(1, x.select(-spatial - 1, 0).numel()))
-    for part in x.split(at_a_time, dim=-spatial - 1):
-        # Positions lie together in memory, which are as good as contiguous in the images: that is fast to copy.
-        yield part.reshape(len(x) * kernel.numel(), -1).mT
-
-
-def _per_axis(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * axes if len(values) == 1 else values
-
-
-def _padding(
-    padding: int | tuple[int, ...] | str, kernel: tuple[int, ...], dilation: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the padding before and after, on every axis."""
-    if padding == "same":
-        reach = [spread * (entries - 1) for entries, spread in zip(kernel, dilation)]
-        return tuple(total // 2 for total in reach), tuple(total - total // 2 for total in reach)
-    both = (0,) * len(kernel) if isinstance(padding, str) else _per_axis(padding, len(kernel))
-    return both, both

@@ -42,7 +42,9 @@ class Row:
     reason: str
     """The reason why the layer is dense; empty for a factorized one, and for one that nothing was done to."""
     error: float | None = None
-    """What the start left out of a factorized weight, as a share of its norm (`ProductLayer.start_error`)."""
+    """What the start left out of a factorized weight, as a share of its norm (`Factors.start_error`)."""
+    note: str = ""
+    """What that start lacked, in words (`Factors.start_note`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Summary:
                 adds = row.multiply_adds
                 cells += ["", ""] if adds is None else [f"{adds:,}", _share(adds, self.multiply_adds)]
             dense = f"dense: {row.reason}" if row.reason else "dense"
-            lines.append([*cells, row.path if row.factorized else dense])
+            how = "; ".join(filter(None, (row.path, row.note)))
+            lines.append([*cells, how if row.factorized else dense])
         return "\n".join([*aligned(lines, left=(0, 1, len(lines[0]) - 1)), self.closing_line])
 
 
@@ -225,8 +228,8 @@ def _factorized_row(name: str, layer: Any, calls: list[Call]) -> Row:
         dense_adds = 0 if looked_up else sum(output.numel() * math.prod(weight[1:]) for _, output in calls)
         if path == "auto":
             path = f"auto: {cheaper_path(**layer.costs(shapes[-1]))}"
-    rank, error = getattr(layer, "rank", None), getattr(layer, "start_error", None)
-    return Row(name, True, matrix, rank, parameters, dense, adds, dense_adds, path, "", error)
+    rank, error, note = (getattr(layer, key, None) for key in ("rank", "start_error", "start_note"))
+    return Row(name, True, matrix, rank, parameters, dense, adds, dense_adds, path, "", error, note or "")
 
 
 def _composed_row(name: str, weight: ComposedWeight, places: Iterable[tuple[nn.Module, str, list[Call]]]) -> Row:
@@ -237,7 +240,8 @@ def _composed_row(name: str, weight: ComposedWeight, places: Iterable[tuple[nn.M
     dense_adds = sum(known) if counts and len(known) == len(counts) else None
     adds = None if dense_adds is None else dense_adds + len(counts) * weight.compose_cost()
     path = f"composed, {weight.compose_cost():,} multiply-adds each time"
-    return Row(name, True, matrix, weight.rank, parameters, dense, adds, dense_adds, path, "", weight.start_error)
+    started = weight.start_error, weight.start_note
+    return Row(name, True, matrix, weight.rank, parameters, dense, adds, dense_adds, path, "", *started)
 
 
 def _dense_shape(layer: Any) -> tuple[int, ...] | None:

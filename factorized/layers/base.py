@@ -148,7 +148,7 @@ class FactorizedLayer(nn.Module):
     def to_steps(self) -> nn.Sequential | None:
         """Return plain layers of PyTorch's, one after the other, that compute the same function.
 
-        None where there is no such form, as for grouped convolutions, whose halves would mix the groups.
+        None where there is no such form, as for a kernel that is composed as a whole.
         """
         weight = next(self.parameters())
         steps = self._steps(device=weight.device, dtype=weight.dtype)

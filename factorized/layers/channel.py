@@ -20,7 +20,7 @@ class ChannelConv(FactorizedConv):
 
         x --- VT (kernel, stride, padding, dilation) ---> rank channels --- U ---> y
 
-    Parameters: `rank * (out + in/groups * kernel entries)`, plus `rank^2` if square, plus the bias.
+    Parameters: `rank * (out + in * kernel entries)`, plus `groups * rank^2` if square, plus the bias.
     """
 
     @staticmethod
@@ -28,15 +28,18 @@ class ChannelConv(FactorizedConv):
         return outputs, inputs * math.prod(kernel)
 
     @classmethod
-    def as_matrix(cls, weight: Tensor) -> Tensor:
-        return weight.flatten(1)
+    def as_matrix(cls, weight: Tensor, groups: int = 1) -> Tensor:
+        return weight.flatten(1) if groups == 1 else weight.reshape(groups, -1, weight[0].numel())
 
     def as_weight(self, matrix: Tensor) -> Tensor:
         return matrix.view(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     @classmethod
     def scaled_dimension(cls, layer: Any) -> int:
-        """Return what a rank scale is a fraction of: min(out, in/groups * kernel entries), the largest useful rank."""
+        """Return what a rank scale is a fraction of: the largest useful rank of a group.
+
+        That is min(out/groups, in/groups * kernel entries).
+        """
         return min(cls.matrix_shape(layer))
 
     def costs(self, shape: Sequence[int]) -> dict[str, int]:
@@ -44,33 +47,33 @@ class ChannelConv(FactorizedConv):
         pixels = shape[0] if len(shape) == self.dimensions + 2 else 1
         for size in self._new_sizes(shape):
             pixels = pixels * size
-        rows, columns = self.sides(self.out_channels, self.in_channels // self.groups, self.kernel_size)
+        rows, columns = self._group_sides()
         return {
-            "compose": compose_cost(rows, columns, self.rank, self.M is not None),
-            "dense": pixels * rows * columns,
-            "steps": pixels * self.rank * (rows + columns),
-            "intermediate": pixels * self.rank,
+            "compose": self.groups * compose_cost(rows, columns, self.rank, self.M is not None),
+            "dense": self.groups * pixels * rows * columns,
+            "steps": self.groups * pixels * self.rank * (rows + columns),
+            "intermediate": self.groups * pixels * self.rank,
         }
 
     def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
-        if self.groups > 1:
-            return ()
+        between = self.groups * self.rank
         first = nn.utils.skip_init(
-            self.dense_type, self.in_channels, self.rank, self.kernel_size, self.stride, self.padding, self.dilation,
-            bias=False, **options,
+            self.dense_type, self.in_channels, between, self.kernel_size, self.stride, self.padding, self.dilation,
+            self.groups, bias=False, **options,
         )  # fmt: skip
         second = nn.utils.skip_init(
-            self.dense_type, self.rank, self.out_channels, 1, bias=self.bias is not None, **options
+            self.dense_type, between, self.out_channels, 1, groups=self.groups, bias=self.bias is not None, **options
         )
         return (first, self.right()), (second, self.U)
 
     def compute(self, x: Tensor) -> Tensor:
         if self._choose(x) == "composed":
             return self._composed(x)
-        first = self.right().view(self.rank, self.in_channels, *self.kernel_size)
+        first = self.right().view(self.groups * self.rank, self.in_channels // self.groups, *self.kernel_size)
         second = self.U.view(self.out_channels, self.rank, *[1] * self.dimensions)
         x, stride = self._without_skipped(x)
-        return self.convolve(self.convolve(x, first, None, stride, self.padding, self.dilation), second, self.bias)
+        x = self.convolve(x, first, None, stride, self.padding, self.dilation, self.groups)
+        return self.convolve(x, second, self.bias, groups=self.groups)
 
 
 class FactorizedConv1d(ChannelConv):

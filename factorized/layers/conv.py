@@ -22,16 +22,24 @@ from ..cost import compose_cost
 from .base import is_channels_last
 from .product import ProductLayer
 
+A_DEPTHWISE_ONE = "a depthwise one: a grouped convolution of one channel each"
+
+
+def no_smaller(shape: Sequence[int]) -> str:
+    """Return, in words, why a weight that is such a matrix stays dense."""
+    return f"as a matrix {'x'.join(map(str, shape))} it is no smaller as a product"
+
 
 class FactorizedConv(ProductLayer):
     """A convolution whose kernel, as a matrix, is a product of factors; what all of them have in common.
 
-    Maps (batch, in_channels, sizes...) to (batch, out_channels, new sizes...). A grouped one always takes the composed
-    path, because its first half would mix the groups. The factors start Kaiming normal; `from_dense` can start them
-    from a layer's weight.
+    Maps (batch, in_channels, sizes...) to (batch, out_channels, new sizes...). Of a grouped one every group is a
+    product of its own, all of one rank: `U` is (groups, m, rank), `VT` (groups, rank, n), and two steps are two grouped
+    convolutions, with `groups * rank` channels between them. The factors start Kaiming normal; `from_dense` can start
+    them from a layer's weight.
 
     Raises:
-        ValueError: for the two-step path with groups, or padding "same" that is not symmetric.
+        ValueError: for padding "same" that is not symmetric.
     """
 
     dense_type: type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
@@ -58,12 +66,10 @@ class FactorizedConv(ProductLayer):
         device=None,
         dtype=None,
     ):
-        if groups > 1 and path == "two_step":
-            raise ValueError("a grouped convolution has no two-step path")
         kernel = per_axis(kernel_size, self.dimensions)
         super().__init__(
-            *self.sides(out_channels, in_channels // groups, kernel), rank, outputs=out_channels, bias=bias,
-            square=square, path="composed" if groups > 1 else path,
+            *self.sides(out_channels // groups, in_channels // groups, kernel), rank, products=groups,
+            outputs=out_channels, bias=bias, square=square, path=path,
             channels_last=memory_format != torch.contiguous_format, device=device, dtype=dtype,
         )  # fmt: skip
         self.in_channels = in_channels
@@ -77,7 +83,7 @@ class FactorizedConv(ProductLayer):
     @staticmethod
     @abstractmethod
     def sides(outputs: int, inputs: int, kernel: Sequence[int]) -> tuple[int, int]:
-        """Return (m, n) of the matrix of a kernel of `outputs` channels, each of `inputs` channels of a group."""
+        """Return (m, n) of the matrix of a kernel of `outputs` channels, each of `inputs` channels."""
         raise NotImplementedError
 
     @classmethod
@@ -90,12 +96,39 @@ class FactorizedConv(ProductLayer):
             numeric_padding(layer.padding, layer.kernel_size, layer.dilation)
         except ValueError as error:
             return str(error)
+        if layer.groups > 1 and layer.in_channels == layer.groups:
+            return A_DEPTHWISE_ONE
+        if layer.groups > 1 and min(shape := cls.matrix_shape(layer)) == 1:
+            return no_smaller(shape)
         return None
 
     @classmethod
     def matrix_shape(cls, layer: Any) -> tuple[int, int]:
-        """Return the shape of `matrix_of(layer)`."""
-        return cls.sides(layer.out_channels, layer.in_channels // layer.groups, layer.kernel_size)
+        """Return the shape (m, n) of each group's matrix."""
+        return cls.sides(layer.out_channels // layer.groups, layer.in_channels // layer.groups, layer.kernel_size)
+
+    @staticmethod
+    def product_count(layer: Any) -> int:
+        """Return the number of groups."""
+        return layer.groups
+
+    @classmethod
+    @abstractmethod
+    def as_matrix(cls, weight: Tensor, groups: int = 1) -> Tensor:
+        """Return a kernel (out, in/groups, ...) as the matrix ([groups,] m, n) that the factors multiply out to."""
+        raise NotImplementedError
+
+    @classmethod
+    def matrix_of(cls, layer: Any) -> Tensor:
+        """Return the kernel of a dense layer as a matrix ([groups,] m, n)."""
+        return cls.as_matrix(layer.weight, layer.groups)
+
+    def assign(self, weight: Tensor) -> None:
+        self.set_product(self.as_matrix(weight, self.groups))
+
+    def _group_sides(self) -> tuple[int, int]:
+        """Return (m, n) of each group's matrix."""
+        return self.sides(self.out_channels // self.groups, self.in_channels // self.groups, self.kernel_size)
 
     @classmethod
     def _like(cls, layer: Any, **options) -> "FactorizedConv":
@@ -145,7 +178,7 @@ class FactorizedConv2d(FactorizedConv):
     """A 2-D convolution whose kernel is a product of factors (Khodak et al. 2021, section 2).
 
     Maps (batch, in_channels, height, width) to (batch, out_channels, new height, new width); see the module's text.
-    Parameters: `rank * (out * kh + in/groups * kw)`, plus `rank^2` if square, plus the bias.
+    Parameters: `rank * (out * kh + in * kw)`, plus `groups * rank^2` if square, plus the bias.
     """
 
     dense_type = nn.Conv2d
@@ -157,10 +190,10 @@ class FactorizedConv2d(FactorizedConv):
         return outputs * kernel[0], inputs * kernel[1]
 
     @classmethod
-    def as_matrix(cls, weight: Tensor) -> Tensor:
-        """Return a kernel (out, in/groups, kh, kw) as the matrix of the module docstring."""
-        out, within, kh, kw = weight.shape
-        return weight.transpose(1, 2).reshape(out * kh, within * kw)
+    def as_matrix(cls, weight: Tensor, groups: int = 1) -> Tensor:
+        """Return a kernel (out, in/groups, kh, kw) as the matrix of the module docstring, or that of every group."""
+        batch = () if groups == 1 else (groups,)
+        return weight.transpose(1, 2).reshape(*batch, -1, weight.shape[1] * weight.shape[3])
 
     def as_weight(self, matrix: Tensor) -> Tensor:
         """Return the kernel (out, in/groups, kh, kw) of a matrix."""
@@ -168,28 +201,17 @@ class FactorizedConv2d(FactorizedConv):
         return matrix.view(self.out_channels, kh, -1, kw).transpose(1, 2)
 
     @classmethod
-    def metrics(cls, layer: Any, inputs: Tensor, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def metrics(cls, layer: Any, inputs: Tensor | None, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the metrics of the columns and rows, which see one horizontal line of a patch at a time.
 
         What is neglected is that the lines of a patch are alike: products of the errors in two of them.
         """
-        kh, kw = layer.kernel_size
-        within = layer.in_channels // layer.groups
-        if inputs.dim() == 1:
-            inputs = inputs.view(within, kh, kw).mean(1).flatten()
-        elif inputs.shape[0] == within * kh * kw:
-            patches = inputs.view(within, kh, kw, within, kh, kw)
-            inputs = torch.einsum("ciadib->cadb", patches).reshape(within * kw, within * kw) / kh
-        if outputs is not None:
-            outputs = (
-                outputs.repeat_interleave(kh) if outputs.dim() == 1 else torch.kron(outputs, torch.eye(kh).to(outputs))
-            )
-        return inputs, outputs
+        return metrics_of_lines(inputs, outputs, layer.kernel_size, batched=layer.groups > 1)
 
     @staticmethod
     def scaled_dimension(layer: nn.Conv2d) -> int:
-        """Return what a rank scale is a fraction of: the rows out * kh, even where there are fewer columns."""
-        return layer.out_channels * layer.kernel_size[0]
+        """Return what a rank scale is a fraction of: the rows out/groups * kh, even where there are fewer columns."""
+        return layer.out_channels // layer.groups * layer.kernel_size[0]
 
     def typical_shape(self) -> tuple[int, ...]:
         return 128, self.in_channels, 32, 32
@@ -198,26 +220,26 @@ class FactorizedConv2d(FactorizedConv):
         """Return the arguments of `cost.cheaper_path` for an input of shape (batch, in_channels, height, width)."""
         batch = shape[0] if len(shape) == 4 else 1
         new_height, new_width = self._new_sizes(shape)
-        rows, columns = self.sides(self.out_channels, self.in_channels // self.groups, self.kernel_size)
+        rows, columns = self._group_sides()
         between = batch * (new_height if self.kernel_size[0] == 1 and self.padding[0] == 0 else shape[-2]) * new_width
         after = batch * new_height * new_width
         return {
-            "compose": compose_cost(rows, columns, self.rank, self.M is not None),
-            "dense": after * rows * columns,  # columns already count one group's channels times kw; rows hold kh
-            "steps": self.rank * (between * columns + after * rows),
-            "intermediate": self.rank * between,
+            "compose": self.groups * compose_cost(rows, columns, self.rank, self.M is not None),
+            "dense": self.groups * after * rows * columns,  # rows hold kh, and columns kw
+            "steps": self.groups * self.rank * (between * columns + after * rows),
+            "intermediate": self.groups * self.rank * between,
         }
 
     def _steps(self, **options) -> Sequence[tuple[nn.Module, Tensor]]:
-        if self.groups > 1:
-            return ()
+        between = self.groups * self.rank
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel_size, self.stride, self.padding, self.dilation
         before = sh if kh == 1 and ph == 0 else 1  # rows that the second one would skip
         first = nn.utils.skip_init(
-            nn.Conv2d, self.in_channels, self.rank, (1, kw), (before, sw), (0, pw), (1, dw), bias=False, **options
-        )
+            nn.Conv2d, self.in_channels, between, (1, kw), (before, sw), (0, pw), (1, dw), self.groups, bias=False,
+            **options,
+        )  # fmt: skip
         second = nn.utils.skip_init(
-            nn.Conv2d, self.rank, self.out_channels, (kh, 1), (sh // before, 1), (ph, 0), (dh, 1),
+            nn.Conv2d, between, self.out_channels, (kh, 1), (sh // before, 1), (ph, 0), (dh, 1), self.groups,
             bias=self.bias is not None, **options,
         )  # fmt: skip
         return (first, self.right()), (second, self.U.view(self.out_channels, kh, self.rank).transpose(1, 2))
@@ -227,11 +249,39 @@ class FactorizedConv2d(FactorizedConv):
             return self._composed(x)
         (kh, kw), (ph, pw), (dh, dw) = self.kernel_size, self.padding, self.dilation
         x, (sh, sw) = self._without_skipped(x)
-        horizontal = self.right().view(self.rank, self.in_channels, 1, kw)
+        horizontal = self.right().view(self.groups * self.rank, self.in_channels // self.groups, 1, kw)
         # Contiguous: in channels-last order a CPU's bfloat16 gradient can fail otherwise (seen in PyTorch 2.14, AVX2).
         vertical = self.U.view(self.out_channels, kh, self.rank).transpose(1, 2).unsqueeze(3).contiguous()
-        x = F.conv2d(x, horizontal, None, (1, sw), (0, pw), (1, dw))
-        return F.conv2d(x, vertical, self.bias, (sh, 1), (ph, 0), (dh, 1))
+        x = F.conv2d(x, horizontal, None, (1, sw), (0, pw), (1, dw), self.groups)
+        return F.conv2d(x, vertical, self.bias, (sh, 1), (ph, 0), (dh, 1), self.groups)
+
+
+def metrics_of_lines(
+    columns: Tensor | None, rows: Tensor | None, kernel_size: Sequence[int], batched: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the metrics of the columns and rows of a spatially split kernel, of one horizontal line of a patch.
+
+    Args:
+        columns: of whole patches, ([groups,] k, k) or its diagonal ([groups,] k), with `k = channels * kh * kw`.
+        rows: of channels, likewise.
+        batched: whether groups come first.
+    """
+    kh, kw = kernel_size
+    if columns is not None and columns.shape[-1] % (kh * kw) == 0:
+        lead, channels = columns.shape[:batched], columns.shape[-1] // (kh * kw)
+        if columns.dim() == 1 + batched:
+            columns = columns.view(*lead, channels, kh, kw).mean(-2).flatten(-2)
+        else:
+            patches = columns.reshape(*lead, channels, kh, kw, channels, kh, kw)
+            lines = torch.einsum("...ciadib->...cadb", patches) / kh
+            columns = lines.reshape(*lead, channels * kw, channels * kw)
+    if rows is not None:
+        if rows.dim() == 1 + batched:
+            rows = rows.repeat_interleave(kh, dim=-1)
+        else:
+            alike = rows[..., :, None, :, None] * torch.eye(kh).to(rows)[:, None, :]
+            rows = alike.flatten(-2).flatten(-3, -2)
+    return columns, rows
 
 
 def per_axis(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:

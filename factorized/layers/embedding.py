@@ -67,7 +67,7 @@ class FactorizedEmbedding(ProductLayer):
         return min(layer.num_embeddings, layer.embedding_dim)
 
     @classmethod
-    def metrics(cls, layer: Any, inputs: Tensor, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def metrics(cls, layer: Any, inputs: Tensor | None, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the metrics of the columns, which are the outputs, and of the rows, of which an input is one."""
         return outputs, inputs
 

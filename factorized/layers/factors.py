@@ -41,6 +41,7 @@ class Factors(nn.Module):
         VT: parameter of shape ([products,] rank, n).
         start_error: what the spectral start of `factorize` left out of the dense weight, as a share of its norm, in the
             sense of the data where it was given statistics; None after other starts.
+        start_note: in words, what that start lacked; else empty.
     """
 
     rank: int
@@ -55,6 +56,7 @@ class Factors(nn.Module):
         options = {"device": device, "dtype": dtype}
         self.rank = checked_rank(rank)
         self.start_error: float | None = None
+        self.start_note = ""
         self.U = nn.Parameter(torch.empty(*batch, m, rank, **options))
         self.VT = nn.Parameter(torch.empty(*batch, rank, n, **options))
         self.M = nn.Parameter(torch.empty(*batch, rank, rank, **options)) if square else None

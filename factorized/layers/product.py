@@ -20,6 +20,8 @@ from .factors import Factors, Fill, SquareFill, fill_of, finite
 class ProductLayer(Factors, FactorizedLayer):
     """A layer whose weight, seen as an `(m, n)` matrix, is the product `U VT` or `U M VT` (the "square" form).
 
+    That of a grouped convolution is a batch of matrices, and its factors are a batch of products.
+
     Subclasses say how a weight is seen as a matrix and back (`as_matrix`, `as_weight`), what a rank scale is a fraction
     of (`scaled_dimension`), what the layer computes (`compute`, `costs`) and how to build both kinds of layer without
     spending random numbers (`_like`, `_empty_dense`).
@@ -34,6 +36,7 @@ class ProductLayer(Factors, FactorizedLayer):
         n: int,
         rank: int,
         *,
+        products: int = 1,
         outputs: int = 0,
         bias: bool = False,
         square: bool = False,
@@ -44,7 +47,7 @@ class ProductLayer(Factors, FactorizedLayer):
     ):
         super().__init__(path, channels_last)
         options = {"device": device, "dtype": dtype}
-        self.make_factors(m, n, rank, square, **options)
+        self.make_factors(m, n, rank, square, batch=() if products == 1 else (products,), **options)
         self.bias = nn.Parameter(torch.empty(outputs, **options)) if bias else None
         self.reset_parameters()
 
@@ -68,8 +71,13 @@ class ProductLayer(Factors, FactorizedLayer):
     @staticmethod
     @abstractmethod
     def matrix_shape(layer: Any) -> tuple[int, int]:
-        """Return (m, n) of a dense layer."""
+        """Return (m, n) of each matrix of a dense layer."""
         raise NotImplementedError
+
+    @staticmethod
+    def product_count(layer: Any) -> int:
+        """Return the number of matrices that a dense layer's weight is seen as."""
+        return 1
 
     @staticmethod
     @abstractmethod
@@ -89,8 +97,8 @@ class ProductLayer(Factors, FactorizedLayer):
         raise NotImplementedError
 
     @classmethod
-    def metrics(cls, layer: Any, inputs: Tensor, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return the metrics (n, n) of the columns and (m, m) of the rows of `matrix_of(layer)`.
+    def metrics(cls, layer: Any, inputs: Tensor | None, outputs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the metrics ([groups,] n, n) of the columns and ([groups,] m, m) of the rows of `matrix_of(layer)`.
 
         Args:
             inputs, outputs: as `factorized.statistics.Moments`, either a matrix or its diagonal.
@@ -158,7 +166,7 @@ class ProductLayer(Factors, FactorizedLayer):
                 f"{type(layer).__name__} is on the meta device, where weights have no values to start from: "
                 "factorize with init='kaiming', or after the weights are loaded"
             )
-        fill = fill_of(init, weight)
+        fill = fill_of(init, weight.chunk(cls.product_count(layer))[0])
         new = cls._like(
             layer,
             rank=cls.rank_of(layer, rank_scale) if rank is None else checked_rank(rank),

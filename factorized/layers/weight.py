@@ -18,6 +18,7 @@ from ..cost import compose_cost
 from ..linalg.spectral import spectral_init
 from ..usage import checked_rank
 from .base import CHANNELS_LAST, KernelDecay, is_channels_last, with_decay
+from .conv import metrics_of_lines
 from .factors import Factors, Fill, SquareFill, fill_of, finite
 from .product import checked_scale, scaled_rank
 
@@ -190,6 +191,11 @@ class ComposedWeight(Factors):
         return place.matrix_shape
 
     @staticmethod
+    def product_count(place: Place) -> int:
+        """Return the number of matrices that a parameter holds."""
+        return place.products
+
+    @staticmethod
     def scaled_dimension(place: Place) -> int:
         """Return what a rank scale is a fraction of: min(m, n), the largest useful rank."""
         return min(place.matrix_shape)
@@ -200,9 +206,15 @@ class ComposedWeight(Factors):
         return _as_matrix(place, place.weight)
 
     @staticmethod
-    def metrics(place: Place, inputs: Tensor | None, outputs: Tensor | None) -> tuple[None, None]:
-        """Return that no metrics are known: what a module does with its parameter is its own affair."""
-        return None, None
+    def metrics(place: Place, columns: Tensor | None, rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the metrics of columns and rows, as for layers (`ProductLayer.metrics`).
+
+        Of a transposed convolution without gradients at its outputs those of several positions count each by itself,
+        even where they overlap.
+        """
+        if place.spatial:
+            return metrics_of_lines(columns, rows, place.weight.shape[2:], batched=place.products > 1)
+        return columns, rows
 
     def extra_repr(self) -> str:
         form = "U M VT" if self.M is not None else "U VT"

@@ -36,7 +36,7 @@ def weighted_init(
     """Return balanced factors of the best product under a metric, and its relative error under it.
 
     Args:
-        matrix: (m, n).
+        matrix: (m, n), or a batch of matrices, which has a batch of each metric and one error.
         rank: number of columns of `U`.
         inputs: `A`, (n, n), or its diagonal, (n,); None for the identity.
         outputs: `G`, (m, m), or its diagonal, (m,); None for the identity.
@@ -45,6 +45,14 @@ def weighted_init(
         `U` (m, rank), `VT` (rank, n), in the dtype of `matrix`, and `|G^1/2 (W - U VT) A^1/2| / |G^1/2 W A^1/2|`, for
         large matrices an estimate within a few percent.
     """
+    if matrix.dim() == 3:
+        none = [None] * len(matrix)
+        metrics = list(zip(none if inputs is None else inputs, none if outputs is None else outputs))
+        found = [weighted_init(one, rank, *own) for one, own in zip(matrix, metrics)]
+        wholes = torch.stack([_square_under(one, *own) for one, own in zip(matrix, metrics)])
+        left = sum(whole * error**2 for whole, (_, _, error) in zip(wholes, found))
+        U, VT = (torch.stack(parts) for parts in list(zip(*found))[:2])
+        return U, VT, _error(left / wholes.sum().clamp_min(torch.finfo(wholes.dtype).tiny))
     if outputs is not None and (inputs is None or outputs.dim() < inputs.dim()):
         # Only `G` is inverted, and a diagonal, as of how often tokens occur, is more likely to hold zeros.
         VT, U, error = weighted_init(matrix.mT, rank, outputs, inputs)
@@ -141,6 +149,13 @@ def _precise(matrix: Tensor) -> torch.dtype:
     """Return double precision, since squares are taken, unless there is none or it would take too long."""
     single = matrix.device.type == "mps" or matrix.numel() > _MANY and matrix.dtype != torch.float64
     return torch.float32 if single else torch.float64
+
+
+def _square_under(matrix: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+    """Return `|G^1/2 W A^1/2|^2`."""
+    X = matrix.detach().to(_precise(matrix))
+    seen = X if inputs is None else _times(inputs.to(X), X.mT).mT
+    return (seen * (X if outputs is None else _times(outputs.to(X), X))).sum()
 
 
 def _square(matrix: Tensor) -> Tensor:

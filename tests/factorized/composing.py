@@ -1,4 +1,4 @@
-"""A model of what has no factorized layer: attention, experts, recurrence, grouped convolutions, ties."""
+"""A model of what has no factorized layer: attention, experts, recurrence, unusual convolutions, ties."""
 
 import torch
 from torch import nn
@@ -37,7 +37,7 @@ class Everything(nn.Module):
         self.scaled = Scaled(24, 16)
         self.transposed = nn.ConvTranspose1d(16, 16, 3, padding=1)
         self.depthwise = nn.Conv1d(16, 16, 3, padding=1, groups=16)
-        self.grouped = nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.grouped = nn.Conv2d(16, 16, 3, padding=1, groups=2, padding_mode="circular")
         self.norm = nn.LayerNorm((9, 16))
         self.output = nn.Linear(16, 50, bias=False)
         self.output.weight = self.embedding.weight

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from factorized import FactorizedConv2d, FactorizedLinear
+from factorized import ChannelConv2d, FactorizedConv2d, FactorizedLinear
 from factorized.cost import cheaper_path
 
 
@@ -42,10 +42,13 @@ def test_convolution_multiply_adds(square):
         assert layer.multiply_adds(x.shape) + middle == counted_multiply_adds(layer, x)
 
 
-def test_grouped_convolution_multiply_adds():
-    layer = FactorizedConv2d(4, 6, 3, 5, groups=2)
-    x = torch.randn(2, 4, 10, 11)
-    assert layer.multiply_adds(x.shape) == counted_multiply_adds(layer, x)
+@pytest.mark.parametrize("path", ["composed", "two_step"])
+@pytest.mark.parametrize("kind", [FactorizedConv2d, ChannelConv2d])
+def test_grouped_convolution_multiply_adds(kind, path):
+    for stride in (1, 2):
+        layer = kind(4, 6, 3, 5, stride, groups=2, path=path)
+        x = torch.randn(2, 4, 10, 11)
+        assert layer.multiply_adds(x.shape) == counted_multiply_adds(layer, x)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_layers_left_dense_and_why():
         {
             "plain": nn.Linear(8, 8),
             "renamed": Renamed(8, 8),
-            "grouped": nn.Conv2d(8, 8, 3, groups=2),
+            "depthwise": nn.Conv2d(8, 8, 3, groups=8),
             "reflecting": nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
             "lopsided": nn.Conv2d(8, 8, 2, padding="same"),
             "tied": tied,
@@ -77,7 +77,7 @@ def test_layers_left_dense_and_why():
     reasons = obstacles(model, others=False)
     assert [reasons.pop(name) for name in ("plain", "renamed")] == [None, None]
     words = {
-        "grouped": "grouped",
+        "depthwise": "a depthwise one",
         "reflecting": "reflect",
         "lopsided": "not symmetric",
         "tied": "shared",
@@ -129,7 +129,7 @@ def test_an_embedding_says_how_it_is_factorized():
         (nn.Sequential(nn.GRU(2, 2), nn.Bilinear(2, 2, 2)), "0.weight_hh_l0: nn.GRU has no factorized form; 1: nn.Bil"),
         (nn.MultiheadAttention(8, 2), "input projection of nn.MultiheadAttention; out_proj: output projection of"),
         (nn.Sequential(nn.ReLU()), "no linear layer"),
-        (nn.Conv2d(4, 4, 3, groups=4), r"\(root\): grouped convolution"),
+        (nn.Conv2d(4, 4, 3, groups=4), r"\(root\): a depthwise one: a grouped convolution"),
     ],
 )
 @pytest.mark.parametrize("size", [{"rank_scale": 0.2}, {"ratio": 0.5}])

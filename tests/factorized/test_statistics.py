@@ -70,7 +70,7 @@ def test_moments_follow_the_geometry(options):
 def test_large_inputs_are_unfolded_in_parts(monkeypatch):
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3)), images()
     whole = collect(model, [x])["0"].inputs
-    monkeypatch.setattr(factorized.statistics, "_CHUNK", 1)
+    monkeypatch.setattr(factorized.unfolding, "CHUNK", 1)
     torch.testing.assert_close(collect(model, [x])["0"].inputs, whole)
 
 

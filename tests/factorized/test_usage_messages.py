@@ -215,8 +215,8 @@ WRONG = {
         lambda c: factorized.FactorizedLinear.from_dense(c.dense.stem), ValueError, "it is not a torch.nn.Linear",
     ),
     "a rank as a fraction": (lambda c: factorized.FactorizedLinear(4, 4, 0.5), TypeError, "rank_scale is a fraction"),
-    "two steps with groups": (
-        lambda c: factorized.ChannelConv2d(4, 4, 3, 2, groups=2, path="two_step"), ValueError, "has no two-step path",
+    "a depthwise convolution": (
+        lambda c: factorized.FactorizedConv2d.from_dense(nn.Conv2d(4, 4, 3, groups=4)), ValueError, "one channel each",
     ),
     "a weight of full rank": (
         lambda c: setattr(c.small.stem, "weight", torch.randn(6, 3, 3, 3)), ValueError,

@@ -92,12 +92,11 @@ def test_there_and_back(dimensions, options):
     dense.weight.requires_grad_(False)
     x = images(dimensions)
     layer = kind.from_dense(dense, 1.0)
-    assert layer.rank == min(kind.matrix_shape(dense)) == 6
+    assert layer.rank == min(kind.matrix_shape(dense)) == 6 // layer.groups
     torch.testing.assert_close(layer(x), dense(x), rtol=1e-6, atol=1e-7)
     back = layer.to_dense()
     assert type(back) is dense_kind and not back.training and not back.weight.requires_grad
     torch.testing.assert_close(back(x), dense(x), rtol=1e-6, atol=1e-7)
-    assert layer.path == ("composed" if "groups" in options else "auto")
 
 
 @each_kind
@@ -121,8 +120,7 @@ def test_what_cannot_be_factorized(dimensions):
     assert "it is not a" in kind.obstacle(nn.Linear(4, 4))
     assert "padding mode 'replicate'" in kind.obstacle(dense_kind(4, 4, 3, padding=1, padding_mode="replicate"))
     assert "is not symmetric" in kind.obstacle(dense_kind(4, 4, 2, padding="same"))
-    with pytest.raises(ValueError, match="no two-step path"):
-        kind(4, 4, 3, 2, groups=2, path="two_step")
+    assert "a depthwise one" in kind.obstacle(dense_kind(4, 8, 3, groups=4))
 
 
 @each_kind

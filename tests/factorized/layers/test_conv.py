@@ -142,21 +142,6 @@ def test_what_cannot_be_factorized_is_refused_at_construction(options, message):
         factorize(nn.Sequential(dense), rank_scale=0.5, others=False)
 
 
-@pytest.mark.parametrize("groups, outputs", [(2, 6), (4, 4), (4, 8)])
-@pytest.mark.parametrize("square", [False, True])
-def test_grouped_convolutions_take_the_composed_path(groups, outputs, square):
-    """The path of two convolutions would mix the groups."""
-    dense = nn.Conv2d(4, outputs, 3, padding=1, groups=groups).double()
-    rank = min(FactorizedConv2d.matrix_shape(dense))
-    layer = FactorizedConv2d.from_dense(dense, rank=rank, square=square)
-    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
-    assert layer.path == "composed"
-    torch.testing.assert_close(layer(x), dense(x), rtol=0, atol=1e-10)
-    torch.testing.assert_close(layer.to_dense()(x), dense(x), rtol=0, atol=1e-10)
-    with pytest.raises(ValueError, match="two-step"):
-        FactorizedConv2d.from_dense(dense, path="two_step")
-
-
 def test_an_image_without_batch_dimension():
     layer = randomized(FactorizedConv2d(3, 4, 3, 5, dtype=torch.float64))
     x = torch.randn(3, 6, 7, dtype=torch.float64)

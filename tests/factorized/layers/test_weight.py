@@ -223,7 +223,7 @@ def test_a_weight_that_fits_can_be_assigned():
         (nn.ConvTranspose2d(6, 4, 3), (torch.randn(1, 6, 4, 4),)),
         (nn.Conv2d(6, 8, 3, padding=1, padding_mode="reflect"), (torch.randn(2, 6, 5, 5),)),
         (nn.Conv1d(6, 8, 2, padding="same"), (torch.randn(2, 6, 5),)),
-        (nn.Conv3d(6, 9, 2, groups=3), (torch.randn(2, 6, 3, 3, 3),)),
+        (nn.Conv3d(6, 9, 2, padding=1, groups=3, padding_mode="circular"), (torch.randn(2, 6, 3, 3, 3),)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
