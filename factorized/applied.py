@@ -292,3 +292,5 @@ _PRODUCTS = frozenset(
     (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__, *_ADDED)
 )
 _RAGGED = frozenset(getattr(torch, name) for name in ("_grouped_mm",) if hasattr(torch, name))
+
+APPLYING = frozenset((*_ARGUMENTS, *_PRODUCTS, *_RAGGED, *LAYERS, *CELLS, torch.einsum))

@@ -10,23 +10,20 @@ reads, and modules with parameters of their own.
 """
 
 import contextlib
-import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .applied import Target, Targets, Use, undispatched, uses
+from .applied import APPLYING, Target, Targets, Use, undispatched, uses
+from .batches import Batches, run_over
 from .eligible import Weight, dense_class, refuse_wrapped, weights
 from .patterns import unwrap
-from .table import run
 from .usage import check_model, class_name
-
-Batches = Iterable[Any] | Callable[[], object]
 
 
 class Moments(NamedTuple):
@@ -98,7 +95,7 @@ def collect(
         for parameter in before:
             parameter.grad = None
         with collector.hooked(), collector:
-            _run(model, batches, training=())
+            run_over(model, batches, training=())
     finally:
         for parameter, gradient in before.items():
             parameter.grad = gradient
@@ -135,7 +132,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> nn.Module:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the average of all batches
-        _run(model, batches, training=norms)
+        run_over(model, batches, training=norms)
         done = all(int(norm.num_batches_tracked) > 0 for norm in norms if norm.num_batches_tracked is not None)
         if not done:
             raise ValueError("batches never reached batch norm in training mode: there must be at least one batch")
@@ -146,59 +143,6 @@ def recalibrate(model: nn.Module, batches: Batches) -> nn.Module:
                 for buffer, value in zip(norm.buffers(recurse=False), buffers):
                     buffer.copy_(value)
     return model
-
-
-def _run(model: nn.Module, batches: Batches, training: Iterable[nn.Module]) -> None:
-    """Run all batches without gradients and in evaluation mode but for the modules of `training`; or the function."""
-    modes = {module: module.training for module in model.modules()}
-    if callable(batches):
-        for module in training:
-            module.train()
-        with _modes_kept(modes):
-            batches()
-        return
-    if isinstance(batches, (Tensor, str, Mapping)) or not isinstance(batches, Iterable):
-        given = f"one {type(batches).__name__}"
-        raise TypeError(f"batches is an iterable of inputs, or a function that runs the model, not {given}")
-    with _modes_kept(modes), torch.no_grad():
-        model.eval()
-        for module in training:
-            module.train()
-        number = 0
-        for batch in _shown(batches):
-            _run_batch(model, batch)
-            number += 1
-    if number == 0:
-        raise ValueError("batches is empty: there is nothing to run the model over")
-
-
-def _run_batch(model: nn.Module, batch: Any) -> None:
-    try:
-        run(model, batch[0] if isinstance(batch, list) else batch)
-    except TypeError as error:
-        if not isinstance(batch, tuple):
-            raise
-        raise TypeError(
-            f"{error}: a tuple holds the model's positional arguments; a list [inputs, targets] has its first run"
-        ) from error
-
-
-@contextlib.contextmanager
-def _modes_kept(modes: Mapping[nn.Module, bool]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _shown(batches: Iterable[Any]) -> Iterable[Any]:
-    """Return the batches, with a progress bar on a terminal if there is a package for it."""
-    if importlib.util.find_spec("tqdm") is None:
-        return batches
-    from tqdm import tqdm
-
-    return tqdm(batches, desc="statistics", unit="batch", leave=False, disable=None)
 
 
 _WIDEST = 2**14  # inputs or outputs of which a whole matrix is kept
@@ -290,6 +234,8 @@ class _Collector(TorchFunctionMode):
             with self:
                 return undispatched(func)(*args, **kwargs)
         output = func(*args, **kwargs)
+        if func not in APPLYING:
+            return output
         with torch.no_grad():
             for use in uses(func, args, kwargs, output, self.targets, self._inside[-1] if self._inside else None):
                 self._add(use)

@@ -67,7 +67,7 @@ def test_what_carries_over_and_what_has_no_steps():
     steps = factorized.FactorizedConv2d.from_dense(dense, rank=3).to_steps()
     assert steps[0].weight.is_contiguous(memory_format=torch.channels_last) and steps[0].weight.dtype == torch.float64
     assert not any(parameter.requires_grad for parameter in steps.parameters())
-    assert factorized.TensorTrainConv2d(8, 8, 1).to_steps() is None
+    assert factorized.TensorTrainConv2d(8, 8, 1, 0.5).to_steps() is None
 
 
 def is_plain(model: nn.Module) -> bool:
