@@ -1,9 +1,8 @@
 """The spectral start of one matrix with a flat and with decaying spectra, against full and randomized decompositions.
 
 Trained weights have decaying spectra: singular values as k^-1, and exp(-k / rank), stand for them. Side by side, in
-turns: ours, PyTorch's full SVD, and what peft does for the two PiSSA starts of a LoRA layer, `pissa` (a full SVD) and
-`pissa_niter_4` (`torch.svd_lowrank`), and ours when it may be as far off as that one. With --peft the layers of that
-package are timed, too.
+turns: ours, PyTorch's full SVD, its randomized one (`torch.svd_lowrank` with 4 iterations), and ours when it may be as
+far off as that one. pissa.py compares with the starts of LoRA layers that are made of these two.
 
 Targets: at most 0.6 of the full SVD on decaying spectra up to a quarter of the rank, with an error within 1e-5 of the
 smallest possible one; never slower than the exact start; within 2 times of the randomized one
@@ -15,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 from timing import begin, medians
-from torch import Tensor, nn
+from torch import Tensor
 
 from factorized import spectral_init
 
@@ -32,24 +31,11 @@ def matrix_of(sigma: Tensor, m: int, n: int) -> Tensor:
     return (P * sigma) @ Q.mT
 
 
-def peft_start(matrix: Tensor, rank: int, kind: str) -> Callable[[], object]:
-    """Return a call that gives a linear layer of this weight the start `kind` of peft."""
-    from peft import LoraConfig, get_peft_model
-
-    def start() -> None:
-        layer = nn.Sequential(nn.Linear(matrix.shape[1], matrix.shape[0], bias=False))
-        layer[0].weight = nn.Parameter(matrix.clone())
-        get_peft_model(layer, LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"], init_lora_weights=kind))
-
-    return start
-
-
 def main() -> None:
     """Print times, their ratios to ours, and by how much the errors exceed the smallest possible one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, nargs=3, default=(4096, 4096, 128), metavar=("M", "N", "RANK"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peft", action="store_true", help="time peft's own starts")
     parser.add_argument("--cpu-time", action="store_true", help="CPU time of one thread, for a busy machine")
     args = parser.parse_args()
     clock = begin(args.cpu_time)
@@ -72,8 +58,6 @@ def main() -> None:
             "full SVD": lambda matrix=matrix: torch.linalg.svd(matrix, full_matrices=False),
             "randomized": lambda matrix=matrix: torch.svd_lowrank(matrix, q=rank, niter=4),
         }
-        if args.peft:
-            candidates |= {f"peft {kind}": peft_start(matrix, rank, kind) for kind in ("pissa", "pissa_niter_4")}
         seconds = medians(candidates, repeats=args.repeats, warm_up=0, clock=clock)
         ours, loose = (value for name, value in seconds.items() if name.startswith("ours"))
         print(f"{m} x {n}, rank {rank}, {name}:")

@@ -1,10 +1,16 @@
 """Side-by-side timing: candidates take turns, so that a change in the machine's load meets them all alike."""
 
+import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +36,18 @@ def medians(
             if turn >= warm_up:
                 seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measured(call: Callable[[], Any], clock: Callable[[], float]) -> tuple[Any, float, float]:
+    """Return what a call returns, its seconds, and the most memory it took beyond what there was, in GiB (of Linux)."""
+
+    def resident(what: str) -> float:
+        return int(re.findall(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 2**20
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    before, start = resident("VmRSS"), clock()
+    found = call()
+    return found, clock() - start, resident("VmHWM") - before
 
 
 def _wait() -> None:
@@ -58,3 +76,15 @@ def describe() -> str:
     threads = f"{platform.machine()}, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else threads
     return f"{machine}; torch {torch.__version__}"
+
+
+def needed(module: str, packages: str) -> str:
+    """Return the version of a package that is compared with; without it, end with one line that says what to install.
+
+    Args:
+        packages: as pip takes them, the one with the module first.
+    """
+    if importlib.util.find_spec(module) is None:
+        print(f"{Path(sys.argv[0]).name} needs {module}: pip install {packages}", file=sys.stderr)
+        raise SystemExit(2)
+    return importlib.metadata.version(packages.split()[0])

@@ -8,13 +8,9 @@ Target: at least 5 times as fast.
 """
 
 import argparse
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
-from timing import begin
+from timing import begin, measured
 from torch import Tensor
 
 from factorized.linalg.weighted import weighted_init
@@ -28,18 +24,6 @@ def problem(m: int, n: int) -> tuple[Tensor, Tensor]:
     matrix = torch.randn(m, min(m, n)) * steps**-0.5 @ torch.randn(min(m, n), n)
     samples = torch.randn(n, few) * steps[:few] ** -0.5
     return matrix, samples @ samples.mT / few + 0.1 * torch.diag(torch.rand(n))
-
-
-def measured(call: Callable[[], Any], clock: Callable[[], float]) -> tuple[Any, float, float]:
-    """Return what a call returns, its seconds, and the most memory it took beyond what there was, in GiB (of Linux)."""
-
-    def resident(what: str) -> float:
-        return int(re.findall(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 2**20
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
-    before, start = resident("VmRSS"), clock()
-    found = call()
-    return found, clock() - start, resident("VmHWM") - before
 
 
 def main() -> None:

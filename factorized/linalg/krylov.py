@@ -7,9 +7,12 @@ trained weights, a basis of half as many directions again as are wanted is often
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+Metric = Callable[[Tensor], Tensor]
 
 _BLOCKS = 16, 128  # vectors multiplied at a time: enough for matrix products at full speed, few enough to stop in time
 _SMALLEST_SIZE = 256  # below that LAPACK is as fast
@@ -49,12 +52,13 @@ def pays(batch: Tensor, count: int, is_flat: bool) -> bool:
 
 
 def leading_directions(
-    batch: Tensor, count: int, is_flat: bool, tolerance: float = TOLERANCE, metric: Tensor | None = None
-) -> tuple[Tensor, Tensor] | None:
+    batch: Tensor, count: int, is_flat: bool, tolerance: float = TOLERANCE, metric: Metric | None = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return orthonormal columns `Q (b, n, count)` that span the leading right singular vectors, and `W Q`.
 
-    Columns of `W Q` are orthogonal up to rounding, too, and descend in length. With a metric, a symmetric matrix
-    `A (m, m)`, the vectors are those of `A^1/2 W`, and the columns are orthogonal in the sense of `A`.
+    Columns of `W Q` are orthogonal up to rounding, too, and descend in length; the third tensor (b, count) holds their
+    squared lengths. With a metric, which multiplies (m, k) by a symmetric matrix `A (m, m)`, the vectors are those of
+    `A^1/2 W`, and columns are orthogonal and have their lengths in the sense of `A`.
 
     Their truncation error exceeds the smallest possible one by about `tolerance` at most, relative to that.
     None if it does not pay or not converge in a basis of n / 2 vectors, or numbers over- or underflow. The start is the
@@ -62,14 +66,14 @@ def leading_directions(
     """
     if not pays(batch, count, is_flat):
         return None
-    columns, images = [], []
+    found = []
     for matrix in batch:
-        pair = _of_matrix(matrix, count, is_flat, tolerance, metric)
-        if pair is None:
+        parts = _of_matrix(matrix, count, is_flat, tolerance, metric)
+        if parts is None:
             return None
-        columns.append(pair[0])
-        images.append(pair[1])
-    return torch.stack(columns), torch.stack(images)
+        found.append(parts)
+    columns, images, squares = zip(*found)
+    return torch.stack(columns), torch.stack(images), torch.stack(squares)
 
 
 def _basis_of_flat(n: int, count: int) -> float:
@@ -83,8 +87,8 @@ def _start(matrix: Tensor, columns: int) -> Tensor:
 
 
 def _of_matrix(
-    matrix: Tensor, count: int, is_flat: bool, tolerance: float, metric: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
+    matrix: Tensor, count: int, is_flat: bool, tolerance: float, metric: Metric | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
     m, n = matrix.shape
     total = torch.linalg.vector_norm(matrix).double().square()  # the sum of all squared singular values
     if not 0 < total < torch.inf:
@@ -104,7 +108,7 @@ def _of_matrix(
         new = slice(width - step, width)
         basis[:, new] = block
         images[:, new] = matrix @ block
-        measured = images[:, new] if metric is None else metric @ images[:, new]
+        measured = images[:, new] if metric is None else metric(images[:, new])
         gram[new, :width] = measured.mT @ images[:, :width]
         block, R = _orthonormal(matrix.mT @ measured, basis[:, :width], once=is_flat)
         if width < enough and width < most:
@@ -117,7 +121,7 @@ def _of_matrix(
         excess = _excess(R.double() @ vectors[-step:], eigenvalues, count, total, n)
         if excess <= tolerance:
             vectors = vectors.to(matrix)
-            return basis[:, :width] @ vectors, images[:, :width] @ vectors
+            return basis[:, :width] @ vectors, images[:, :width] @ vectors, eigenvalues[:count]
         enough = width + max(step, width // 16)
         if not is_flat:  # a wider basis is cheap, and a look at it is not
             steps = math.log10(excess / tolerance)  # at first guess: a decade each

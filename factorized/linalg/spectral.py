@@ -148,7 +148,7 @@ def _leading_singular_triples(batch: Tensor, count: int, tolerance: float) -> tu
         return PT.mT, sigma, Q.mT
     single, is_flat = batch.dtype == torch.float32, krylov.flat(batch)
     if few := krylov.leading_directions(batch, count, is_flat, tolerance):
-        return _triples_along(batch, *few)
+        return _triples_along(batch, *few[:2])
     if is_flat or not single:
         eigenvalues, Q = _leading_gram_eigenvectors(batch, count, batch.dtype)
         sigma = eigenvalues.clamp_min(0).sqrt()
@@ -204,10 +204,25 @@ def _few_gram_eigenvectors(matrix: Tensor, count: int, dtype: torch.dtype) -> tu
     lower_gram = syrk(1.0, first, lower=1)
     for part in others:
         lower_gram = syrk(1.0, part, beta=1.0, c=lower_gram, lower=1, overwrite_c=1)
-    failed = numpy.full(count, numpy.nan, lower_gram.dtype), numpy.zeros((n, count), lower_gram.dtype)
-    if not numpy.isfinite(lower_gram.diagonal()).all():
-        return failed
-    values, vectors = scipy.linalg.eigh(
-        lower_gram, subset_by_index=[n - count, n - 1], driver="evr", check_finite=False
-    )
-    return (values, vectors) if len(values) == count else failed  # the driver can lose some of many equal ones
+    is_finite = numpy.isfinite(lower_gram.diagonal()).all()
+    found = _last_eigenvectors(lower_gram, count) if is_finite else None
+    return found or (numpy.full(count, numpy.nan, lower_gram.dtype), numpy.zeros((n, count), lower_gram.dtype))
+
+
+def _last_eigenvectors(lower: numpy.ndarray, count: int) -> tuple[numpy.ndarray, numpy.ndarray] | None:
+    """Return the `count` largest eigenvalues, ascending, and eigenvectors of a matrix by its lower triangle.
+
+    None where the driver loses some of many equal ones.
+    """
+    n = len(lower)
+    values, vectors = scipy.linalg.eigh(lower, subset_by_index=[n - count, n - 1], driver="evr", check_finite=False)
+    return (values, vectors) if len(values) == count else None
+
+
+def few_eigenvectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest eigenvalues, descending, and eigenvectors (n, count) of a symmetric matrix (n, n)."""
+    found = None
+    if matrix.device.type == "cpu" and count <= _FEW_EIGENVECTORS * len(matrix):
+        found = _last_eigenvectors(matrix.numpy(), count)
+    values, vectors = map(torch.from_numpy, found) if found else torch.linalg.eigh(matrix)
+    return values[-count:].flip(0), vectors[:, -count:].flip(1)

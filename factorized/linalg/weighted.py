@@ -11,11 +11,12 @@ whole one that of SVD-LLM (https://arxiv.org/abs/2403.07378), a diagonal `G` tha
 (https://arxiv.org/abs/2207.00112). Either may be given as its diagonal.
 """
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from . import krylov
-from .spectral import rebalanced, spectral_init
+from .spectral import few_eigenvectors, rebalanced, spectral_init
 
 # What a metric is raised by in all directions, as a share of its mean: where there are no data, W itself decides.
 _RIDGE = 1e-6
@@ -27,6 +28,10 @@ _TOLERANCE = 1e-3
 
 # Random vectors that the error of a large product is estimated from.
 _PROBES = 32
+
+# What each of few directions takes, in multiplications by the weighted matrix, and what eigenvectors of its Gram matrix
+# take, in products of two of that size: chosen from timings of a matrix of 4096 x 11008.
+_PER_DIRECTION, _EIGENVECTORS = 3.5, 3
 
 
 @torch.no_grad()
@@ -43,7 +48,7 @@ def weighted_init(
 
     Returns:
         `U` (m, rank), `VT` (rank, n), in the dtype of `matrix`, and `|G^1/2 (W - U VT) A^1/2| / |G^1/2 W A^1/2|`, for
-        large matrices an estimate within a few percent.
+        few directions of large matrices an estimate within a few percent.
     """
     if matrix.dim() == 3:
         none = [None] * len(matrix)
@@ -64,9 +69,8 @@ def weighted_init(
         kept = U.double().square().sum(0).square().sum() / _square(matrix)
         return U, VT, _error(1 - kept)
     X, A, inverse = _measured(matrix, inputs, outputs, _precise(matrix))
-    few = _few_leading(X, A, rank) if A.dim() == 2 and X.dtype == torch.float32 else None
-    P, error = few or _leading(X, A, rank)
-    U, VT = rebalanced(P if inverse is None else _times(inverse, P), P.mT @ X)
+    P, PTX, error = (_few_leading(X, A, rank) if _few(X, A, rank) else None) or _leading(X, A, rank)
+    U, VT = rebalanced(P if inverse is None else _times(inverse, P), PTX)
     return U.to(matrix.dtype), VT.to(matrix.dtype), error
 
 
@@ -79,44 +83,93 @@ def squared_spectrum(matrix: Tensor, inputs: Tensor | None = None, outputs: Tens
     return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).double().cpu()
 
 
+class _Metric:
+    """A metric of mean 1, raised a little in all directions. A large one is not copied for that.
+
+    Attributes:
+        values: the metric as given, (n, n), or its diagonal, (n,).
+        scale: what its mean is to be multiplied by.
+    """
+
+    def __init__(self, values: Tensor, dtype: torch.dtype):
+        self.values = values.detach().to(dtype)
+        mean = float(self.diagonal().mean())
+        if not mean > torch.finfo(dtype).tiny:
+            self.values, mean = torch.ones_like(self.diagonal()), 1.0
+        self.scale = 1 / mean
+
+    def diagonal(self) -> Tensor:
+        return self.values if self.values.dim() == 1 else self.values.diagonal()
+
+    def raised(self) -> Tensor:
+        """Return the metric itself, (n, n) or (n,)."""
+        metric = self.values * self.scale
+        (metric if metric.dim() == 1 else metric.diagonal()).add_(_RIDGE)
+        return metric
+
+    def times(self, columns: Tensor) -> Tensor:
+        """Return its product with (n, k)."""
+        if self.values.dim() == 1:
+            return self.raised()[:, None] * columns
+        return torch.addmm(columns, self.values, columns, beta=_RIDGE, alpha=self.scale)
+
+    def gram(self, X: Tensor) -> Tensor:
+        """Return `X A X^T`, (m, m), of `X` (m, n)."""
+        if self.values.dim() == 1 or X.device.type != "cpu":
+            return self.times(X.mT).mT @ X.mT
+        # With the lower triangle T of A and half of its diagonal, A = T + T^T: half the work of `X A`, and no copies.
+        columns, lower = X.mT.numpy(), self.values.mT.numpy()
+        trmm, syr2k = scipy.linalg.get_blas_funcs(("trmm", "syr2k"), (columns,))
+        half = torch.from_numpy(trmm(self.scale, lower, columns, lower=1)).mT  # X T^T
+        half.addcmul_(X, self.diagonal() * self.scale - _RIDGE, value=-0.5)
+        gram = torch.from_numpy(syr2k(1.0, columns, half.mT.numpy(), trans=1, lower=1))
+        return gram + gram.tril(-1).mT
+
+
 def _measured(
     matrix: Tensor, inputs: Tensor, outputs: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, _Metric, Tensor | None]:
     """Return `G^1/2 W`, `A`, and `G^-1/2` if there is a `G`."""
-    A, X = _raised(inputs, dtype), matrix.detach().to(dtype)
+    A, X = _Metric(inputs, dtype), matrix.detach().to(dtype)
     if outputs is None:
         return X, A, None
-    root, inverse = _roots(_raised(outputs, dtype))
+    root, inverse = _roots(_Metric(outputs, dtype).raised())
     return _times(root, X), A, inverse
 
 
-def _few_leading(X: Tensor, A: Tensor, rank: int) -> tuple[Tensor, float] | None:
+def _few(X: Tensor, A: _Metric, rank: int) -> bool:
+    """Tell whether few directions are found sooner by themselves than from the whole Gram matrix."""
+    m, n = X.shape
+    if A.values.dim() == 1 or not krylov.pays((X if m > n else X.mT)[None], rank, is_flat=False):
+        return False
+    whole = m * n * (n / 2 + m) + _EIGENVECTORS * m**3
+    return m > n or _PER_DIRECTION * rank * n * (2 * m + n) < whole
+
+
+def _few_leading(X: Tensor, A: _Metric, rank: int) -> tuple[Tensor, Tensor, float] | None:
     """Return what `_leading` does, sooner and with an estimate of the error, or None if it would not be sooner."""
-    if not krylov.pays((X if X.shape[0] > X.shape[1] else X.mT)[None], rank, is_flat=False):
-        return None
-    found = krylov.leading_directions(X.mT[None], rank, False, _TOLERANCE, metric=A)
+    found = krylov.leading_directions(X.mT[None], rank, False, _TOLERANCE, metric=A.times)
     if found is None:
         return None
-    P = found[0][0]
-    return P, _estimated_error(X, A, P)
+    P, image, squares = (part[0] for part in found)
+    return P, image.mT, _estimated_error(X, A, P, squares.sum())
 
 
-def _leading(X: Tensor, A: Tensor, rank: int) -> tuple[Tensor, float]:
-    """Return an orthonormal basis (m, rank) of the leading left singular vectors of `X A^1/2`, and what they miss."""
+def _leading(X: Tensor, A: _Metric, rank: int) -> tuple[Tensor, Tensor, float]:
+    """Return orthonormal leading left singular vectors `P` (m, rank) of `X A^1/2`, `P^T X`, and the error."""
     gram, image = _small_gram(X, A)
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    P = vectors[:, -rank:].flip(1)
+    eigenvalues, P = few_eigenvectors(gram, rank)
     if image is not None:
         P = torch.linalg.qr(image @ P).Q
-    return P, _error(1 - eigenvalues[-rank:].sum() / gram.trace())
+    return P, P.mT @ X, _error(1 - eigenvalues.sum() / gram.trace())
 
 
-def _small_gram(X: Tensor, A: Tensor) -> tuple[Tensor, Tensor | None]:
+def _small_gram(X: Tensor, A: _Metric) -> tuple[Tensor, Tensor | None]:
     """Return `B B^T` of `B = X A^1/2`, or `B^T B` and `B` where that is smaller."""
     m, n = X.shape
     if m <= n:
-        return _times(A, X.mT).mT @ X.mT, None
-    B = _times(_roots(A)[0], X.mT).mT
+        return A.gram(X), None
+    B = _times(_roots(A.raised())[0], X.mT).mT
     return B.mT @ B, B
 
 
@@ -127,18 +180,6 @@ def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
     eigenvalues, vectors = torch.linalg.eigh(metric)
     root = eigenvalues.clamp_min(eigenvalues.mean() * _RIDGE).sqrt()
     return vectors * root @ vectors.mT, vectors / root @ vectors.mT
-
-
-def _raised(metric: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a metric of mean 1, raised a little in all directions."""
-    metric = metric.detach().to(dtype)
-    diagonal = metric if metric.dim() == 1 else metric.diagonal()
-    mean = diagonal.mean()
-    if not mean > 0:
-        return torch.ones_like(diagonal)
-    metric = metric / mean
-    (metric if metric.dim() == 1 else metric.diagonal()).add_(_RIDGE)
-    return metric
 
 
 def _times(metric: Tensor, matrix: Tensor) -> Tensor:
@@ -162,16 +203,15 @@ def _square(matrix: Tensor) -> Tensor:
     return torch.linalg.vector_norm(matrix.detach(), dtype=torch.float64).square()
 
 
-def _estimated_error(X: Tensor, A: Tensor, P: Tensor) -> float:
-    """Return the relative error of `P P^T X` under `A`, from random directions of the outputs."""
+def _estimated_error(X: Tensor, A: _Metric, P: Tensor, kept: Tensor) -> float:
+    """Return the relative error of `P P^T X` under `A`, from random directions of the outputs.
+
+    Args:
+        kept: the squared norm of `P P^T X` under `A`.
+    """
     probes = torch.randn(len(X), _PROBES, generator=torch.Generator().manual_seed(0)).to(X)
-
-    def square(directions: Tensor) -> Tensor:
-        seen = X.mT @ directions
-        return (seen * (A @ seen)).sum()
-
-    dropped = square(probes - P @ (P.mT @ probes)) / _PROBES
-    kept = square(P)
+    seen = X.mT @ (probes - P @ (P.mT @ probes))
+    dropped = (seen * A.times(seen)).sum() / _PROBES
     return _error(dropped / (dropped + kept))
 
 

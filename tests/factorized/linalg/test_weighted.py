@@ -148,3 +148,32 @@ def test_few_directions_of_a_large_matrix(monkeypatch, m, n):
         errors = [torch.linalg.matrix_norm(S @ (W - U @ VT).double() @ R) / whole for U, VT, _ in (exact, found)]
         assert errors[1] / errors[0] - 1 < 2e-3
         assert abs(exact[2] / errors[0] - 1) < 1e-3 and abs(found[2] / errors[0] - 1) < 0.1
+
+
+def test_more_directions_of_a_large_matrix_come_from_its_gram_matrix(monkeypatch):
+    """A fifth of the directions of a wide matrix, in single precision: the best ones, and nothing is estimated."""
+    torch.manual_seed(0)
+    m, n, rank = 300, 1200, 60
+    W, samples = torch.randn(m, n), torch.randn(2000, n) * torch.logspace(0, -2, n)
+    A = samples.mT @ samples / 1000
+    given = A.clone()
+    monkeypatch.setattr(weighted, "_MANY", 0)
+    monkeypatch.setattr(weighted, "_few_leading", None)
+    U, VT, error = weighted_init(W, rank, A)
+    assert torch.equal(A, given)
+    sigma = torch.linalg.svdvals(W.double() @ root(A.double())).square()
+    best = (sigma[rank:].sum() / sigma.sum()).sqrt()
+    left = torch.linalg.matrix_norm((W - U @ VT).double() @ root(A.double())) / sigma.sum().sqrt()
+    assert abs(left / best - 1) < 1e-5 and abs(error / best - 1) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_size_of_a_metric_does_not_matter(monkeypatch, size):
+    """Second moments of gradients can be tiny; neither way to large matrices is troubled by that."""
+    torch.manual_seed(0)
+    W, A = torch.randn(300, 1200), moment(1200).float()
+    monkeypatch.setattr(weighted, "_MANY", 0)
+    for rank in (8, 60):
+        expected, found = (weighted_init(W, rank, A * scale) for scale in (1, size))
+        torch.testing.assert_close(found[0] @ found[1], expected[0] @ expected[1], rtol=0, atol=1e-2)
+        assert abs(found[2] - expected[2]) < 1e-4
