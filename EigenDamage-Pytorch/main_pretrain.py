@@ -13,7 +13,7 @@ from eigendamage import networks
 from torch import nn
 
 import factorized
-from lab import checkpoint, devices, flags, training
+from lab import account, checkpoint, devices, flags, training
 from lab.data.batches import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.run import Run
@@ -136,7 +136,7 @@ def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[B
     record = run.begin()
     decay = factorized.FrobeniusDecay(model, args.weight_decay) if args.wd2fd else None
     words = factorized.describe_decay(optimizer, decay)
-    training.tell(run, f"{args.network}{args.depth}", model, data, counts, words, budget)
+    account.tell(run, f"{args.network}{args.depth}", model, data, counts, words, budget)
 
     def log_rate(epoch: int) -> None:
         record.scalars({"train/lr": rate(epoch), "hyper/lr": rate(epoch)}, epoch)
@@ -163,15 +163,15 @@ def train(run: Run, model: nn.Module, counts: flags.Factorization, data: tuple[B
         before_epoch=log_rate,
         after_epoch=log_and_save,
     )  # fmt: skip
-    results = training.results(classifier, last, state.get("best_acc"), counts, valid, test)
-    summary = training.summary(
+    results = account.results(classifier, last, state.get("best_acc"), counts, valid, test)
+    summary = account.summary(
         run, args, counts, budget, study="EigenDamage-Pytorch", network=f"{args.network}{args.depth}",
-        data=args.data, epochs=args.epochs, validation=training.validation(valid, test),
+        data=args.data, epochs=args.epochs, validation=account.validation(valid, test),
         metric="validation accuracy (%)", best=results["best validation accuracy"],
         final=results["final validation accuracy"],
     )  # fmt: skip
     more = f"go on: the same flags with --epochs {2 * args.epochs} --resume {run.folder / CHECKPOINT}"
-    run.finish(summary, results, training.ending(run, last, WHAT, (classifier, train), [more] if args.epochs else []))
+    run.finish(summary, results, account.ending(run, last, WHAT, (classifier, train), [more] if args.epochs else []))
 
 
 if __name__ == "__main__":

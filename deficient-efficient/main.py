@@ -21,7 +21,7 @@ from deficient.wide_resnet import BLOCK_CONVS
 from torch import nn
 
 import factorized
-from lab import checkpoint, devices, training
+from lab import account, checkpoint, devices, training
 from lab.data.batches import Batches
 from lab.flags import Factorization
 from lab.loop import Classifier, Epoch, cross_entropy, fit
@@ -143,7 +143,7 @@ def train(
     record = run.begin()
     network = f"WRN-{args.wrn_depth}-{args.wrn_width:g}" if args.network == "WideResNet" else args.network
     name = f"{network} of {args.conv or args.module}"
-    training.tell(run, name, model, batches, counts, factorized.describe_decay(optimizer, decay), budget)
+    account.tell(run, name, model, batches, counts, factorized.describe_decay(optimizer, decay), budget)
     if objective.teacher is not None:
         plain = dataclasses.replace(classifier, model=objective.teacher, objective=cross_entropy)
         record.line(f"teacher: error {100 - plain.evaluate(valid).top1:.2f}% of {len(valid.data)} images")
@@ -186,17 +186,17 @@ def train(
         "compressed parameter count": counts.compressed,
         "compression ratio": counts.ratio,
         "rank scale": counts.rank_scale,
-        "validation images": training.validation(valid, test),
+        "validation images": account.validation(valid, test),
     }
     if args.holdout:
         results["final test error"] = 100 - classifier.evaluate(test).top1
-    summary = training.summary(
+    summary = account.summary(
         run, args, counts, budget, study="deficient-efficient", network=name, data=args.data or args.dataset,
         epochs=args.epochs, validation=results["validation images"], metric="validation error (%)",
         best=results["best validation error"], final=results["final validation error"],
     )  # fmt: skip
     more = f"a student learns from it: main.py {args.dataset} student -t {run.folder} --save-dir FOLDER ..."
-    run.finish(summary, results, training.ending(run, last, WHAT, (classifier, train), [more]))
+    run.finish(summary, results, account.ending(run, last, WHAT, (classifier, train), [more]))
 
 
 def restored_history(run: Run, state: dict) -> dict[str, list[float]]:

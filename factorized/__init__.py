@@ -11,8 +11,9 @@ After Khodak, Tenenholtz, Mackey, Fusi, "Initialization and Regularization of Fa
 """
 
 from .budget import RankScale, find_rank_scale, parameter_count
-from .decay import FrobeniusDecay, frobgrad
+from .decay import FrobeniusDecay
 from .deployment import deploy
+from .gradients import frobgrad
 from .groups import describe_decay, parameter_groups
 from .layers.attention import FactorizedAttention
 from .layers.base import FactorizedLayer
@@ -38,9 +39,10 @@ from .metrics import (
 )
 from .model import factorize, matrix_of, merge
 from .patterns import factorized_modules
+from .restructuring import restructure, structure
 from .schedule import coefficient_for, decay_budget
 from .statistics import Moments, collect, recalibrate
-from .store import load, restructure, save, structure
+from .store import load, save
 from .table import Summary, report, summary
 
 __version__ = "0.2.0"

@@ -18,12 +18,13 @@ from torch import nn
 
 import factorized
 
+from .calls import run
 from .command_model import MODEL, Mistake, example_of, is_saved, model_of, size_of
 from .deployment import deployed
-from .eligible import SPLITS
+from .forms import SPLITS
 from .plan import ALLOCATIONS, COSTS
 from .store_files import read
-from .table import aligned, run
+from .table import aligned
 
 _CALLS = 15  # of a benchmark, after two that do not count
 

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .layers.base import KernelDecay
 from .leaves import parameters_of
+from .usage import listed
 
 # The layers that an optimizer decays. Copies of them are not among these.
 _attached: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -190,13 +191,6 @@ def _rescales(optimizer: Optimizer) -> bool:
     """Tell by its name whether an optimizer divides gradients by their size: Adam, its kin, Adagrad, RMSprop."""
     names = [kind.__name__.lower() for kind in type(optimizer).__mro__]
     return any(name.startswith("rmsprop") or "ada" in name for name in names)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names as a message shows them, the first three and how many more."""
-    names = [name or "the module itself" for name in names]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _warn_of_repetition(modules: Mapping[str, Any]) -> None:

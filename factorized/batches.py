@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .table import run
+from .calls import run
 
 Batches = Iterable[Any] | Callable[[], object]
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .eligible import Forms, choose, form_of, forms_for, nothing_to_do
+from .eligible import choose, nothing_to_do
+from .forms import Forms, form_of, forms_for
 from .layers.base import FactorizedLayer
 from .layers.factors import Factors
 from .layers.product import scaled_rank

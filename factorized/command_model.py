@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .calls import run
 from .store_files import NOTE
-from .table import run
 
 MODEL = (
     "torchvision:NAME or timm:NAME (random weights), or MODULE:FUNCTION, which is called without arguments and looked "

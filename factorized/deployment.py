@@ -17,19 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from .budget import parameter_count
+from .calls import calls_of
 from .cost import cheaper_path
-from .eligible import listed
 from .layers.base import FactorizedLayer
 from .layers.weight import ComposedWeight
 from .model import replace
 from .parametrization import composed_weights, uninstall
 from .patterns import factorized_modules
-from .table import aligned, calls_of
-from .usage import check_model, class_name, explained
+from .table import aligned
+from .usage import check_model, class_name, explained, listed
 
 _SECONDS = 0.1  # at least so long is each form of a layer measured
 _ROUNDS = 5, 200  # at least, and at most so often
 _TIE = 0.98  # share of the dense layer's time up to which the several layers are the faster form
+_CALLER = 5  # of the frames below a warning, that of who calls `deploy`, whose decorators have two
 
 
 class Form(NamedTuple):
@@ -79,7 +80,7 @@ def deployed(model: nn.Module, example_input: Any, measure: bool) -> tuple[nn.Mo
     if not layers and not composed:
         raise ValueError(f"{class_name(type(model))} has no factorized layers to deploy: factorize it first")
     if left := [name for name in found if name not in layers and name not in composed]:
-        warnings.warn(f"{listed(left)} stand for no layer of PyTorch's and stay as they are", stacklevel=3)
+        warnings.warn(f"{listed(left)} stand for no layer of PyTorch's and stay as they are", stacklevel=_CALLER)
     with _read_weights(layers.values()) as read:
         calls = calls_of(model, set(layers.values()), example_input)
     timed: dict[tuple, tuple[float, float]] = {}
@@ -107,7 +108,7 @@ def deployed(model: nn.Module, example_input: Any, measure: bool) -> tuple[nn.Mo
         forms.append(Form(name, choice, reason, first, second, parameter_count(chosen)))
     forms += [Form(name, "dense", "it is composed", None, None, math.prod(w.shape)) for name, w in composed.items()]
     uninstall(composed_weights(model))
-    return replace(model, new, stacklevel=3), forms
+    return replace(model, new, stacklevel=_CALLER), forms
 
 
 @contextlib.contextmanager

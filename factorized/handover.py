@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .eligible import dense_class
+from .forms import dense_class
 from .layers.factors import Factors
 from .layers.weight import Place
 

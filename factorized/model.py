@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .calls import run
 from .cost import PATHS
-from .eligible import FORMS, Choice, Forms, dense_class, form_of
+from .eligible import Choice
+from .forms import FORMS, Forms, dense_class, form_of
 from .handover import DENSE_CLASS, DENSE_REASON, hand_over
 from .layers.base import FactorizedLayer
 from .layers.factors import INITS, Fill, SquareFill
@@ -17,7 +19,7 @@ from .parametrization import composed_weights, install, uninstall
 from .patterns import factorized_modules
 from .plan import Budget, Plan, planned, warn, warn_or_refuse
 from .start import Stats, check_stats, check_values, spectral_start, warn_of_missing
-from .table import report, run
+from .table import report
 from .usage import check_choice, check_model, explained
 
 

@@ -9,14 +9,16 @@ from torch import nn
 
 from .allocation import allocate, options
 from .budget import RULES, ProductSize, Size, check_ratio, larger, parameter_count, search, size_of, stays_dense
-from .eligible import Choice, Forms, choose, form_of, forms_for, listed, nothing_to_do
+from .calls import calls_of
+from .eligible import Choice, choose, nothing_to_do
+from .forms import Forms, form_of, forms_for
 from .layers.base import FactorizedLayer
 from .layers.factors import Factors
 from .layers.product import checked_scale
 from .patterns import select
 from .start import Stats, check_stats, check_values, spectra
-from .table import calls_of, summary
-from .usage import check_choice, check_number, checked_rank
+from .table import summary
+from .usage import check_choice, check_number, checked_rank, listed
 
 COSTS = ("parameters", "multiply-adds")
 ALLOCATIONS = ("uniform", "error")

@@ -9,12 +9,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from .eligible import listed
 from .linalg.parallel import for_each
 from .linalg.spectral import spectral_init
 from .linalg.weighted import squared_spectrum, weighted_init
 from .statistics import Moments
-from .usage import class_name
+from .usage import class_name, listed
 
 Stats = Mapping[str, Moments]
 

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from .applied import APPLYING, Target, Targets, Use, undispatched, uses
 from .batches import Batches, run_over
-from .eligible import Weight, dense_class, refuse_wrapped, weights
+from .eligible import Weight, refuse_wrapped, weights
+from .forms import dense_class
 from .patterns import unwrap
 from .usage import check_model, class_name
 

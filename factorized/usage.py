@@ -6,7 +6,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -140,6 +140,13 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def shown(value: object) -> str:
     """Return how a message names what was given: numbers, strings and None as they are, all else by its class."""
     return repr(value) if value is None or isinstance(value, (numbers.Real, str)) else f"a {type(value).__name__}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names of modules as a message shows them: the first three, and how many more there are."""
+    names = [name or "(root)" for name in names]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def class_name(kind: type) -> str:

@@ -14,7 +14,7 @@ from norms import NormImposer, NormRecorder, read_norms
 from resnet import BLOCK_CONVS, DEPTHS, ResNet, build_resnet
 
 import factorized
-from lab import checkpoint, devices, flags, training
+from lab import account, checkpoint, devices, flags, training
 from lab.data.batches import Batches
 from lab.loop import Classifier, Epoch, fit
 from lab.run import Run
@@ -165,7 +165,7 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
         recorder.load(run.source.parent / NORMS)
     training.rehearse(run, model, classifier, train, rate(min(first_epoch, args.epochs - 1)))
     record = run.begin(first_epoch)
-    training.tell(run, args.arch, model, data, counts, words_of_decay(args, model, optimizer), budget)
+    account.tell(run, args.arch, model, data, counts, words_of_decay(args, model, optimizer), budget)
 
     def after_step(epoch: int, iteration: int) -> None:
         for watcher in (recorder, imposer):  # norms are recorded as they are before others are imposed
@@ -204,12 +204,12 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
         after_epoch=after_epoch,
     )  # fmt: skip
     log_layers(args.epochs)
-    results = training.results(classifier, last, state.get("best_prec1"), counts, valid, test)
+    results = account.results(classifier, last, state.get("best_prec1"), counts, valid, test)
     if args.square:
         results["merged test accuracy"] = save_merged(run, classifier, model, test)
-    summary = training.summary(
+    summary = account.summary(
         run, args, counts, budget, study="pytorch_resnet_cifar10", network=args.arch, data=args.data,
-        epochs=args.epochs, validation=training.validation(valid, test),
+        epochs=args.epochs, validation=account.validation(valid, test),
         metric="validation accuracy (%)", best=results["best validation accuracy"],
         final=results["final validation accuracy"],
     )  # fmt: skip
@@ -217,7 +217,7 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
         f"evaluate: the same flags with --evaluate --resume {run.folder / BEST}; "
         f"go on: with --epochs {2 * args.epochs} --resume {run.folder / CHECKPOINT}"
     )
-    run.finish(summary, results, training.ending(run, last, WHAT, (classifier, train), [more]))
+    run.finish(summary, results, account.ending(run, last, WHAT, (classifier, train), [more]))
 
 
 def words_of_decay(args: Settings, model: ResNet, optimizer: torch.optim.SGD) -> str:

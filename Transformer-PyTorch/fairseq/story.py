@@ -7,8 +7,8 @@ from typing import Any
 
 from factorized import summary
 from lab import advice
+from lab.account import describe
 from lab.flags import Factorization
-from lab.training import describe
 
 from .keeping import AVERAGE, BEST, LAST
 from .log import shown

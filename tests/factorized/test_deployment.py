@@ -165,8 +165,9 @@ def test_it_keeps_modes_and_hooks_and_says_what_it_cannot_replace():
     model = nn.Sequential(factorized.FactorizedAttention(8, 2), factorized.FactorizedLinear(8, 8, 2)).train()
     calls = []
     model[1].register_forward_hook(lambda *args: calls.append(1))
-    with pytest.warns(UserWarning, match="0.query_key, 0.output_value stand for no layer of PyTorch's"):
+    with pytest.warns(UserWarning, match="0.query_key, 0.output_value stand for no layer of PyTorch's") as caught:
         deploy(model, torch.randn(1, 3, 8), measure=True)
+    assert caught[0].filename == __file__
     assert all(module.training for module in model.modules())
     calls.clear()
     model(torch.randn(1, 3, 8))

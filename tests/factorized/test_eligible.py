@@ -147,7 +147,7 @@ def test_an_empty_model_has_nothing_to_compress():
 
 
 def test_excluding_everything_is_an_error_too():
-    with pytest.raises(ValueError, match="stem, body.0, body.2 and 2 others: excluded"):
+    with pytest.raises(ValueError, match="stem, body.0, body.2 and 2 more: excluded"):
         factorize(small_cnn(), rank_scale=0.2, exclude=["*"])
     with pytest.raises(ValueError, match="grouped convolution"):
         factorize(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 4)), rank_scale=0.5, include=["0"])

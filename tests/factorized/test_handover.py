@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from factorized import factorize, merge
+from factorized import deploy, factorize, load, merge, save
 
 X = torch.ones(2, 6)
 
@@ -87,6 +87,23 @@ def test_what_cannot_be_carried_is_named():
     for words in ("0: attribute path", "0: attribute again", "1: gradient hooks of its weight", "its bias"):
         assert words in message
     assert caught[0].filename == __file__ and model[0].path == "auto"
+
+
+def test_a_warning_is_of_the_line_that_calls(tmp_path):
+    def built() -> nn.Module:
+        model = nn.Sequential(nn.Linear(6, 5))
+        model[0].weight.register_hook(lambda gradient: None)
+        return model
+
+    with pytest.warns(UserWarning, match="not carried over") as factorizing:
+        model = factorize(built(), ranks={"0": 2})
+    save(model, tmp_path / "saved")
+    with pytest.warns(UserWarning, match="not carried over") as loading:
+        load(built(), tmp_path / "saved")
+    model[0].U.register_hook(lambda gradient: None)
+    with pytest.warns(UserWarning, match="not carried over") as deploying:
+        deploy(model, torch.ones(1, 6), measure=False)
+    assert {warning.filename for caught in (factorizing, loading, deploying) for warning in caught} == {__file__}
 
 
 def test_nothing_is_said_where_nothing_is_lost():

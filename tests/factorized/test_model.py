@@ -159,7 +159,7 @@ def test_a_module_under_several_names_is_replaced_under_all():
 def test_factorizing_twice_is_told_and_changes_nothing():
     model = factorize(small_cnn(), rank_scale=0.4)
     layers = list(factorized_modules(model).values())
-    with pytest.raises(ValueError, match="stem, body.0, body.2 and 2 others: factorized already"):
+    with pytest.raises(ValueError, match="stem, body.0, body.2 and 2 more: factorized already"):
         factorize(model, rank_scale=0.2)
     assert factorize(model, rank_scale=0.2, strict=False) is model
     assert all(one is other for one, other in zip(factorized_modules(model).values(), layers, strict=True))

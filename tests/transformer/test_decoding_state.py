@@ -6,18 +6,7 @@ from fairseq.decoding_state import AttentionCache
 from fairseq.packing import Packing
 
 from factorized import FactorizedAttention
-
-D, HEADS, B, T, S = 12, 3, 2, 5, 7
-
-
-@pytest.fixture(params=[1.0, 0.5])
-def attention(request):
-    """A layer with heads of width 4 or 2, in double precision."""
-    return FactorizedAttention(D, HEADS, request.param, dtype=torch.float64)
-
-
-def states(*shape: int, grad: bool = False) -> torch.Tensor:
-    return torch.randn(*shape, D, dtype=torch.float64, requires_grad=grad)
+from tests.attention import HEADS, B, D, S, T, states
 
 
 def test_decoding_step_by_step_equals_causal_attention(attention):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import factorized
-from lab import checkpoint, training
+from lab import account, checkpoint, training
 from lab.cli import UserError, mistakes
 from lab.data.batches import Batches, generator
 from lab.loop import Averages, Classifier, Epoch, fit
@@ -262,7 +262,7 @@ class Rounds:
         height, width = train.image_size
         run.record.line(
             f"data: {plan.data}, {len(train.data):,} training images and {len(test.data):,} test images of {width} x "
-            f"{height} pixels; validated on {training.validation(valid, test)}"
+            f"{height} pixels; validated on {account.validation(valid, test)}"
         )
         run.record.line(
             f"network: {plan.start.network}{plan.start.depth} of {plan.start.path}, trained for {plan.start.epochs} "
@@ -285,7 +285,7 @@ class Rounds:
             method=method_in_words(plan, run.args), metric="validation accuracy (%)",
             best=entry["best validation accuracy"], final=end["validation accuracy"], epochs=plan.epochs,
             seed=run.args.seed, rank_scale=0.0, parameters=parameters, dense_parameters=self.dense.parameters,
-            decay_budget=None, validation=training.validation(*self.data[1:]),
+            decay_budget=None, validation=account.validation(*self.data[1:]),
         )  # fmt: skip
         results = {
             "final validation accuracy": end["validation accuracy"],
@@ -305,7 +305,7 @@ class Rounds:
             f"test accuracy {removal:.2f}% after removal, {end['test accuracy']:.2f}% after fine-tuning, with "
             f"{parameters:,} parameters, {parameters / self.dense.parameters:.6f} of the dense network's"
         ]
-        run.finish(summary, results, [*lines, *training.ending(run, last, files)])
+        run.finish(summary, results, [*lines, *account.ending(run, last, files)])
 
 
 def method_in_words(plan: Plan, args: Any) -> str:

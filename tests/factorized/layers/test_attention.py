@@ -19,18 +19,7 @@ from factorized import (
 )
 from factorized.layers.attention import attention_weights
 from factorized.layers.heads import head_width
-
-D, HEADS, B, T, S = 12, 3, 2, 5, 7
-
-
-@pytest.fixture(params=[1.0, 0.5])
-def attention(request):
-    """A layer with heads of width 4 or 2, in double precision."""
-    return FactorizedAttention(D, HEADS, request.param, dtype=torch.float64)
-
-
-def states(*shape: int, grad: bool = False) -> torch.Tensor:
-    return torch.randn(*shape, D, dtype=torch.float64, requires_grad=grad)
+from tests.attention import HEADS, B, D, S, T, states
 
 
 def by_hand(attention: FactorizedAttention, x, memory, allowed) -> torch.Tensor:
