@@ -24,6 +24,7 @@ from .batches import Batches, run_over
 from .eligible import Weight, refuse_wrapped, weights
 from .forms import dense_class
 from .patterns import unwrap
+from .protocol import without_autocast
 from .usage import check_model, class_name
 
 
@@ -162,7 +163,8 @@ class _Sum:
         size = vectors.shape[-1]
         is_wide = size > _WIDEST
         vectors = vectors.to(self.dtype)
-        own = vectors.square().sum(-2) if is_wide else vectors.mT @ vectors
+        with without_autocast(vectors.device):
+            own = vectors.square().sum(-2) if is_wide else vectors.mT @ vectors
         if self.total is None:
             self.total = vectors.new_zeros(self.products, size, *(() if is_wide else (size,)))
         self.total[first : first + count] += own

@@ -67,6 +67,13 @@ def test_moments_follow_the_geometry(options):
         torch.testing.assert_close(kernel @ moments.inputs @ kernel.mT, y.mT @ y / len(y))
 
 
+def test_sums_keep_their_precision_under_autocast():
+    model, x = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)), torch.randn(300, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        moments = collect(model, [x])["0"]
+    torch.testing.assert_close(moments.inputs, x.mT @ x / 300)
+
+
 def test_large_inputs_are_unfolded_in_parts(monkeypatch):
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3)), images()
     whole = collect(model, [x])["0"].inputs

@@ -35,6 +35,23 @@ def test_each_third_of_attention_has_its_own_inputs(kind, options):
     close(stats["out_proj"].inputs, moment(attended(attention, *inputs, **options)))
 
 
+def test_attention_computes_what_it_did_while_it_is_watched():
+    """Values and weights, in the encoder of PyTorch, too, which has a fast path that shows nothing."""
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True).eval(), correlated(3, 5, 8)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [False] * 4 + [True]])
+    found = []
+    collect(attention, lambda: found.extend(attention(x, x, x, key_padding_mask=mask)))
+    for seen, expected in zip(found, attention(x, x, x, key_padding_mask=mask), strict=True):
+        assert torch.equal(seen, expected)
+    stats = collect(encoder, [x])
+    assert {f"layers.1.{name}" for name in ("self_attn.in_proj_weight", "self_attn.out_proj", "linear1", "linear2")} < {
+        *stats
+    }
+    close(stats["layers.1.self_attn.in_proj_weight"].inputs[0], moment(encoder.layers[0](x).detach()))
+
+
 def test_attention_of_other_sizes_has_three_weights():
     attention = nn.MultiheadAttention(8, 2, kdim=5, vdim=3).eval()
     inputs = correlated(4, 2, 8), correlated(6, 2, 5), correlated(6, 2, 3)

@@ -74,6 +74,20 @@ def test_recurrent_weights_see_inputs_and_previous_states(kind, form):
         assert {positions} == {sum(lengths)} if kind is nn.RNN else {*positions.tolist()} == {sum(lengths)}
 
 
+def test_weights_that_lie_in_one_piece_of_memory():
+    """As cuDNN has them."""
+    module, x = nn.GRU(5, 4), correlated(7, 2, 5)
+    expected = collect(module, [x])
+    piece = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    for parameter, part in zip(
+        [*module.parameters()], piece.split([parameter.numel() for parameter in module.parameters()]), strict=True
+    ):
+        parameter.data = part.view_as(parameter)
+    found = collect(module, [x])
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].inputs, expected[name].inputs) for name in found)
+
+
 def test_projected_states_are_seen_and_what_is_projected_is_not():
     module, x = nn.LSTM(5, 6, proj_size=3).eval(), correlated(7, 2, 5)
     stats = collect(module, [x])

@@ -225,7 +225,7 @@ def test_a_resnext_from_start_to_deployment(split, tmp_path, capsys):
     assert relative_error(exported(x), expected) < 1e-4
 
 
-def test_deployed_in_steps_it_is_two_grouped_convolutions():
+def test_deployed_in_steps_it_is_two_grouped_convolutions(tmp_path):
     model = nn.Sequential(FactorizedConv2d(64, 64, 3, 2, padding=1, groups=4)).eval()
     x = torch.randn(16, 64, 16, 16)
     expected = model(x)
@@ -234,6 +234,12 @@ def test_deployed_in_steps_it_is_two_grouped_convolutions():
     assert relative_error(steps(x), expected) < 1e-5
     exported = torch.export.export(nn.Sequential(steps), (x,)).module()
     assert relative_error(exported(x), expected) < 1e-5
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert relative_error(torch.from_numpy(found), expected) < 1e-4
 
 
 def test_multiply_adds_can_be_the_budget():
