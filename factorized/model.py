@@ -54,10 +54,10 @@ def factorize(
 
     Linear and convolution layers are replaced by factorized ones; the root itself is when it is such a layer, so use
     the returned model. All other matrices become `ComposedWeight`s of the modules that they are in, which go on to
-    compute what they did: those of `nn.MultiheadAttention`, LSTM and GRU, transposed and grouped convolutions, stacked
-    experts, subclasses with a `forward` of their own, and weights shared by several modules. What stays dense has its
-    reason in `factorized.report`. Hooks and attributes of the replaced layers are moved to the new ones. If anything is
-    wrong, nothing is replaced.
+    compute what they did: those of `nn.MultiheadAttention`, LSTM and GRU, transposed convolutions, stacked experts,
+    subclasses with a `forward` of their own, and weights shared by several modules. What stays dense has its reason in
+    `factorized.report`. Hooks and attributes of the replaced layers are moved to the new ones. If anything is wrong,
+    nothing is replaced.
 
     Args:
         rank_scale: rank of each layer as a fraction of one of its dimensions. May be above 1, for over-parameterized
@@ -76,7 +76,8 @@ def factorize(
         init: how the factors start: `spectral` (the best product for each layer's weight), `kaiming`, `fan_in`,
             `fan_out`, or a function that fills a tensor in place, as for `from_dense` of the layers.
         stats: what `factorized.collect(model, batches)` returned: the spectral start is then the best product for what
-            each layer sees of these data (`factorized.linalg.weighted`), instead of for its weight alone.
+            each layer or composed weight sees of these data (`factorized.linalg.weighted`), instead of for the weight
+            alone. Of weights without statistics a warning and the report say so.
         square, square_init, path: as for `from_dense` of the layers.
         rule: which ranks a scale gives. `compact`, the default with `ratio`: the scale is a fraction of the largest
             useful rank min(m, n); a layer whose factors would not be smaller stays dense, and so does a small head (a
