@@ -192,6 +192,7 @@ def train(
         results["final test error"] = 100 - classifier.evaluate(test).top1
     summary = account.summary(
         run, args, counts, budget, study="deficient-efficient", network=name, data=args.data or args.dataset,
+        decay="" if args.wd2fd or args.nocrswd or not args.weight_decay else "L2 decay times the compression ratio",
         epochs=args.epochs, validation=results["validation images"], metric="validation error (%)",
         best=results["best validation error"], final=results["final validation error"],
     )  # fmt: skip

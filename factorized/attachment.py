@@ -194,7 +194,8 @@ def _rescales(optimizer: Optimizer) -> bool:
 
 
 def _warn_of_repetition(modules: Mapping[str, Any]) -> None:
-    marks = {name: layer.kernel_decay.mark.grad for name, layer in modules.items() if hasattr(layer, "kernel_decay")}
+    decays = {name: getattr(layer, "kernel_decay", None) for name, layer in modules.items()}
+    marks = {name: decay.mark.grad for name, decay in decays.items() if decay}  # none where the coefficient is 0
     if repeated := [name for name, times in marks.items() if times is not None and times > 1]:
         warnings.warn(
             f"the weight of {listed(repeated)} was used more than once before the first step, and decayed as often; "

@@ -60,26 +60,37 @@ def tell(
         )
 
 
-def summary(run: Run, args: Any, counts: Factorization, budget: float | None, **others) -> Summary:
+def summary(
+    run: Run, args: Any, counts: Factorization, budget: float | None, form: str = "", decay: str = "", **others
+) -> Summary:
     """Return what `results.json` begins with.
 
     Args:
         args: flags of factorization and decay.
+        form: as for `method`.
+        decay: as for `method`.
         others: fields of `Summary` that only the trainer knows.
     """
     return Summary(
-        method=method(args, counts), seed=args.seed, rank_scale=counts.rank_scale, parameters=counts.compressed,
-        dense_parameters=counts.original, decay_budget=budget, **others,
+        method=method(args, counts, form, decay), seed=args.seed, rank_scale=counts.rank_scale,
+        parameters=counts.compressed, dense_parameters=counts.original, decay_budget=budget, **others,
     )  # fmt: skip
 
 
-def method(args: Any, counts: Factorization) -> str:
-    """Return in words how the network is factorized, how its factors start, and what decays them."""
+def method(args: Any, counts: Factorization, form: str = "", decay: str = "") -> str:
+    """Return in words how the network is factorized, how its factors start, and what decays them.
+
+    Args:
+        args: flags of factorization and decay, with the coefficient that the run has.
+        form: the factors' form, where it is not the usual one.
+        decay: what decays the factors, where the common flags do not say it.
+    """
     if not is_factorized(args) and counts.compressed == counts.original:
         return "dense"
     start = "spectral start" if args.spectral else "random start"
     kind = "low-rank" if is_factorized(args) else "structured"
-    return f"{kind}, {start}, {'Frobenius' if args.wd2fd else 'L2'} decay"
+    usual = f"{'Frobenius' if args.wd2fd else 'L2'} decay" if args.weight_decay else "no decay"
+    return ", ".join(filter(None, (kind, form, start, decay or usual)))
 
 
 def results(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from .finished import ASIDE, Run
 from .method import PLAIN, place
-from .runs import ASIDE, Run
 from .statistics import Difference, paired_difference
 
 FIELDS = ("network", "data", "layers", "method", "rank scale", "target ratio", "decay", "epochs")

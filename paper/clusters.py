@@ -73,12 +73,14 @@ class Local:
 
     seconds = 0.5
     """The seconds between two looks at the jobs."""
+    threads: int
+    """The threads of each job."""
 
     def __init__(self, folder: Path, jobs: int = 0):
         devices = gpus()
         jobs = jobs or len(devices) or cores()
         self.words = f"{jobs} at a time on {f'{len(devices)} GPUs' if devices else f'{cores()} cores'} of this machine"
-        self._threads = max(1, cores() // jobs)
+        self.threads = max(1, cores() // jobs)
         self._free: list[str | None] = [devices[slot % len(devices)] if devices else None for slot in range(jobs)]
         self._taken: dict[Any, str | None] = {}
         self._executor = _submitit().LocalExecutor(folder)
@@ -95,7 +97,7 @@ class Local:
 
     def _start(self, job: Job) -> Any:
         device = self._free.pop(0)
-        environment = {"OMP_NUM_THREADS": str(self._threads)} | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
+        environment = {"OMP_NUM_THREADS": str(self.threads)} | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
         with _starting():
             handle = self._executor.submit(replace(job, environment={**job.environment, **environment}))
         self._taken[handle] = device

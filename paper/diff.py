@@ -8,7 +8,8 @@ from typing import Any
 
 from lab.cli import Parser, UserError
 
-from .runs import Run, find, portable
+from .finished import Run, portable
+from .runs import find
 from .tables import text_table
 
 

@@ -35,8 +35,7 @@ def markdown(arguments: str) -> str:
     args = summary.build_parser().parse_args(shlex.split(arguments))
     if args.places is None:
         raise UserError(f"table: {arguments}: say with --from which records the table is made of")
-    args.places = [ROOT / place for place in args.places]
-    made, found = summary.tables_asked_for(args)
+    made, found = summary.tables_asked_for(args, ROOT)
     if found.passed:
         raise UserError(f"{found.passed[0][0]} {found.passed[0][1]}")
     return "\n\n".join(map(as_markdown, made))

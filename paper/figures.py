@@ -17,12 +17,13 @@ from lab.cli import Parser, UserError
 from .cells import Cell, Comparison, budget_of, group, metric_curve
 from .charts import Line, Panel, draw
 from .events import Curves
+from .finished import Run
 from .method import PLAIN
 from .results import warn_of
-from .runs import Run, find, places
+from .runs import find, places
 from .scripts import ROOT
+from .selection import Section, add_flags, sections, selected
 from .statistics import Difference
-from .summary import Section, add_flags, sections, selected
 
 NORMS = {
     "metric/FrobNorm": "mean Frobenius norm of the layers",

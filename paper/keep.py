@@ -15,8 +15,10 @@ from lab.checkpoint import write_whole
 from lab.cli import Parser, UserError
 
 from .events import Curves, mean_over_layers
+from .finished import Run, portable
+from .reading import FORMAT, Unreadable, read_record
 from .results import warn_of
-from .runs import FORMAT, RECORDS, Run, Unreadable, find, portable, read_record
+from .runs import RECORDS, find
 from .scripts import ROOT
 
 # Published tags that hold what a tag of all studies holds, too.

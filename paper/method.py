@@ -15,23 +15,23 @@ def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     """Return the method of a run.
 
     Besides the words above: `dense`; `CRS` for decay scaled by the compression ratio; `no decay` and `imposed norms` of
-    the normalization experiment; `deep` before what has a middle factor, `student` after what learns from a teacher;
-    and in brackets the forms of a Transformer (linear layers, query-key and output-value products) where not all of
-    them have it. Pruned networks have the name of the pruning.
+    the normalization experiment, the second after another decay where the run has one; `deep` before what has a middle
+    factor, `student` after what learns from a teacher; and in brackets the forms of a Transformer (linear layers,
+    query-key and output-value products) where not all of them have it. Pruned networks have the name of the pruning.
     """
     if results["method"].startswith("pruned: "):
         return results["method"].removeprefix("pruned: ").removesuffix(", L2 decay")
     dense = results["method"].startswith("dense")
     start, decay = (_forms(arguments, switch, dense) for switch in ("spectral", "wd2fd"))
     words = [f"SI{start}"] if start is not None else []
-    if arguments.get("normalize"):
-        words.append("imposed norms")
-    elif arguments.get("no_frob"):
-        words.append("no decay")
+    if arguments.get("no_frob"):
+        words.append("imposed norms" if arguments.get("normalize") else "no decay")
     elif decay is not None:
         words.append(f"FD{decay}")
     elif "nocrswd" in arguments and not arguments["nocrswd"] and not dense:
         words.append("CRS")
+    if arguments.get("normalize") and not arguments.get("no_frob"):
+        words += [*(["L2"] if decay is None else []), "imposed norms"]
     text = " & ".join(words) or ("" if dense else PLAIN)
     if dense:
         text = f"dense, {text}" if text else "dense"

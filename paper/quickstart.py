@@ -18,11 +18,13 @@ from lab.cli import Parser, number
 
 from .charts import draw
 from .figures import course, learning_curves
+from .finished import Run
 from .method import PLAIN
 from .report import page_about, write
-from .runs import Found, Run, find
+from .runs import Found, find
+from .selection import sections
 from .statistics import paired_difference
-from .summary import Options, sections, table_of
+from .summary import Options, table_of
 from .tables import as_text
 
 STUDY = Path(__file__).resolve().parent.parent / "pytorch_resnet_cifar10"

@@ -19,11 +19,13 @@ from lab.cli import Parser, UserError, number, printable
 
 from .events import Curves, curves_of_events
 from .figures import figures_of
+from .finished import Run, portable
 from .page import courses, pairs, picture, whole_page
 from .reproduce import command_of
-from .runs import Found, Run, Unfinished, find, portable
+from .runs import Found, Unfinished, find
+from .selection import Section, sections
 from .status import STATES
-from .summary import Options, Section, sections, table_of
+from .summary import Options, table_of
 from .tables import Table, as_html
 
 _COURSES = {

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from .runs import ASIDE, Run
+from .finished import ASIDE, Run
 
 # The program of each study, and which of its arguments stand without a flag, in order.
 PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {

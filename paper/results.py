@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lab.cli import Parser, UserError, printable
 
-from .runs import Found, find, places, run_name
+from .reading import run_name
+from .runs import Found, find, places
 from .status import STATES
 from .studies import STUDIES
 from .tables import text_table

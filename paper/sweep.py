@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lab.checkpoint import write_whole
 from lab.cli import Parser, RunError, UserError, number, printable
 from lab.lock import Lock
 
-from .clusters import Local, Slurm
+from .clusters import Local, Slurm, gpus
 from .dispatch import Sweep
 from .quick import QUICK, Quick
 from .scripts import ROOT
@@ -29,6 +30,7 @@ from .setting import Command, Setting, Study
 from .studies import STUDIES
 from .trial import HIDDEN, Trial
 from .view import View
+from .warm import interpreter
 
 # Flags by which each run has a folder and a seed of its own, by all names that programs have for them.
 _OWN = {"save-dir", "log-dir", "teacher-checkpoint", "seed", "device", "GPU", "device-id", "resume", "overwrite"}
@@ -196,7 +198,10 @@ def main(argv: list[str] | None = None) -> None:
     view = View()
     view.say(f"{len(trials)} trials of {len(settings)} settings, {cluster.words}; results in {folder}")
     sweep = Sweep(trials, cluster, view)
-    sweep.run({"PYTHON": sys.executable})
+    # To import PyTorch takes longer than some quick runs train.
+    warm = interpreter(cluster.threads) if quick and isinstance(cluster, Local) and not gpus() else nullcontext()
+    with warm as python:
+        sweep.run({"PYTHON": python or sys.executable})
     tell(sweep, view)
 
 

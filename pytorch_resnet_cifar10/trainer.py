@@ -208,7 +208,8 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
     if args.square:
         results["merged test accuracy"] = save_merged(run, classifier, model, test)
     summary = account.summary(
-        run, args, counts, budget, study="pytorch_resnet_cifar10", network=args.arch, data=args.data,
+        run, args, counts, budget, form="deep form" if args.square else "", decay=decay_of_factors(args),
+        study="pytorch_resnet_cifar10", network=args.arch, data=args.data,
         epochs=args.epochs, validation=account.validation(valid, test),
         metric="validation accuracy (%)", best=results["best validation accuracy"],
         final=results["final validation accuracy"],
@@ -218,6 +219,13 @@ def train(run: Run, model: ResNet, counts: flags.Factorization, data: tuple[Batc
         f"go on: with --epochs {2 * args.epochs} --resume {run.folder / CHECKPOINT}"
     )
     run.finish(summary, results, account.ending(run, last, WHAT, (classifier, train), [more]))
+
+
+def decay_of_factors(args: Settings) -> str:
+    """Return in words what the normalization experiment does to the factors in place of a decay; nothing elsewhere."""
+    kind = "no" if args.no_frob or not args.weight_decay else "Frobenius" if args.wd2fd else "L2"
+    norms = ", imposed norms" if args.normalize else ""
+    return f"{kind} decay of the factors{norms}" if args.no_frob or norms else ""
 
 
 def words_of_decay(args: Settings, model: ResNet, optimizer: torch.optim.SGD) -> str:

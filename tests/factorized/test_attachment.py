@@ -179,6 +179,17 @@ def test_a_second_decay_of_a_layer_is_refused():
     decay.attach(optimizer)
 
 
+def test_a_coefficient_of_zero_changes_nothing():
+    model, x = model_and_input()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    FrobeniusDecay(model, 0.0).attach(optimizer, in_backward=True)
+    model(x).square().sum().backward()
+    expected = [p - 0.1 * p.grad for p in model.parameters()]
+    optimizer.step()
+    for parameter, value in zip(model.parameters(), expected):
+        torch.testing.assert_close(parameter, value)
+
+
 def test_the_end_of_the_optimizer_ends_the_decay_of_the_backward_pass():
     model, _ = model_and_input()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -17,8 +17,9 @@ from lab.cli import UserError
 from lab.lock import Lock
 from lab.settings import plain
 from paper import report
+from paper.finished import ASIDE
 from paper.reproduce import command_of
-from paper.runs import ASIDE, find
+from paper.runs import find
 from tests.harness import REPOSITORY
 from tests.paper.samples import SI, make_run
 

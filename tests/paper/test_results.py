@@ -7,7 +7,7 @@ import pytest
 
 from lab.cli import UserError
 from lab.lock import Lock
-from paper import diff, keep, results, runs
+from paper import diff, keep, reading, results
 from paper.method import method_of
 from paper.runs import find
 from paper.studies import STUDIES
@@ -22,7 +22,7 @@ def printed(capsys, command, *argv) -> str:
 
 
 def test_what_is_asked_of_results_is_in_all_of_them():
-    assert set(runs._HEAD) <= set(HEAD)
+    assert set(reading._HEAD) <= set(HEAD)
 
 
 def test_a_record_gives_what_its_run_gives(tmp_path, capsys):
@@ -103,9 +103,9 @@ def test_states_and_filters(tmp_path, capsys):
 def test_every_setting_is_known_by_the_folder_of_its_runs():
     for study in STUDIES.values():
         for setting in study.settings + study.additions:
-            for marker in runs.markers(setting, [3], "/elsewhere/of/it"):
-                assert runs.setting_of(study.folder, Path(marker).parent) == setting.name
-        assert runs.setting_of(study.folder, Path("/elsewhere/resnet20/1")) is None
+            for marker in reading.markers(setting, [3], "/elsewhere/of/it"):
+                assert reading.setting_of(study.folder, Path(marker).parent) == setting.name
+        assert reading.setting_of(study.folder, Path("/elsewhere/resnet20/1")) is None
 
 
 def test_differences(tmp_path, capsys):
@@ -122,6 +122,7 @@ FORMS |= {"wd2fd_outval": False}
 METHODS = [
     ({}, "plain"), (SI, "SI"), (FD, "FD"), (SI | FD, "SI & FD"), (FD | {"no_frob": True}, "no decay"),
     (SI | FD | {"no_frob": True, "normalize": "f"}, "SI & imposed norms"), ({"square": True} | FD, "deep FD"),
+    (FD | {"normalize": "f"}, "FD & imposed norms"), (SI | {"normalize": "f"}, "SI & L2 & imposed norms"),
     ({"nocrswd": True}, "plain"), ({"nocrswd": False}, "CRS"), (SI | {"nocrswd": False}, "SI & CRS"),
     (FORMS | {"spectral_quekey": True}, "SI (qk)"), (dict.fromkeys(FORMS, True), "SI & FD"),
 ]  # fmt: skip

@@ -14,8 +14,9 @@ from paper import keep, summary
 from paper.cells import Comparison, group
 from paper.planned import plans_of
 from paper.runs import find
+from paper.selection import sections
 from paper.studies import STUDIES
-from paper.summary import Options, sections, table_of
+from paper.summary import Options, table_of
 from tests.paper.samples import FD, SI, make_run
 
 PLAIN_LAST, SI_LAST = [70.0, 72.0, 71.0], [75.0, 79.0, 74.5]

@@ -293,6 +293,27 @@ def written_out(model, batches, args, frobenius: float):
     return losses
 
 
+METHODS = {
+    "": "low-rank, random start, L2 decay",
+    "--spectral --wd2fd": "low-rank, spectral start, Frobenius decay",
+    "--square --wd2fd": "low-rank, deep form, random start, Frobenius decay",
+    "--weight-decay 0": "low-rank, random start, no decay",
+    "--wd2fd --no-frob": "low-rank, random start, no decay of the factors",
+    "--wd2fd --no-frob --normalize FILE": "low-rank, random start, no decay of the factors, imposed norms",
+    "--wd2fd --normalize FILE": "low-rank, random start, Frobenius decay of the factors, imposed norms",
+    "--spectral --normalize FILE": "low-rank, spectral start, L2 decay of the factors, imposed norms",
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), METHODS.items())
+def test_results_name_the_method_that_was_run(words, expected, tmp_path):
+    if "FILE" in words:
+        tiny.train(tmp_path / "norms", *tiny.FACTORIZED, "--dump-frobnorms")
+        words = words.replace("FILE", str(tmp_path / "norms" / "frobnorms.tensor"))
+    written = results(tiny.train(tmp_path / "run", "--rank-scale", "0.111", *words.split()))
+    assert written["method"] == expected
+
+
 @pytest.mark.parametrize("words", ["", "--wd2fd", "--wd2fd --no-frob", "--square", "--square --wd2fd"])
 def test_training_equals_the_method_written_out(words):
     """In double precision, three steps with a large decay, through the trainer's own optimizer and loop."""

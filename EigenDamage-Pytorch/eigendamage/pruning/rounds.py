@@ -321,7 +321,8 @@ def method_in_words(plan: Plan, args: Any) -> str:
         "trained anew": args.re_init,
     }
     words = [f"pruned: {pruner.method}", *(word for word, is_so in unusual.items() if is_so)]
-    return ", ".join([*words, f"{'Frobenius' if args.wd2fd else 'L2'} decay"])
+    decays = any(settings.weight_decay for settings in plan.rounds)
+    return ", ".join([*words, f"{'Frobenius' if args.wd2fd else 'L2'} decay" if decays else "no decay"])
 
 
 @contextlib.contextmanager
