@@ -198,7 +198,7 @@ def gain_of_frobenius(cells: Sequence[Cell], what: str, title: str, x_label: str
         if len(at) > 1:
             bars = tuple(d.half_width if math.isfinite(d.half_width) else 0.0 for d in at.values())
             lines.append(Line(method, tuple(at), tuple((d.mean,) for d in at.values()), bars))
-    heading = f"FD - plain and SI & FD - SI: {title}"
+    heading = f"FD less L2: {title}"
     return Panel(heading, x_label, tuple(lines), True, True, level=("equal", 0.0)) if lines else None
 
 
