@@ -44,9 +44,9 @@ def mean_over_layers(curves: Curves) -> Curves:
     single: dict[str, list[tuple[list[int], list[float]]]] = {}
     kept: Curves = {}
     for tag, curve in curves.items():
-        head, *middle, metric = tag.split("/")
-        if head == "layers" and middle:
-            single.setdefault(f"layers/{metric}", []).append(curve)
+        parts = tag.split("/")
+        if parts[0] == "layers" and len(parts) > 2:
+            single.setdefault(f"layers/{parts[-1]}", []).append(curve)
         else:
             kept[tag] = curve
     for tag, found in single.items():

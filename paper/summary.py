@@ -158,10 +158,12 @@ def _notes(cells: Sequence[Cell], names: Sequence[str], columns: Sequence[str], 
 
 
 def _common(cells: Sequence[Cell], names: Sequence[str]) -> list[str]:
-    """Return the labels that all cells share and no row shows, in words."""
-    texts = {name: {cell.label(name) for cell in cells} - {""} for name, _ in cells[0].labels}
-    same = [f"{name} {texts[name].pop()}" for name in texts
-            if name not in (*names, "network", "data", "method") and len(texts[name]) == 1]  # fmt: skip
+    """Return the labels that all cells share and no row shows, in words. Dense networks have no rank to share."""
+    same = []
+    for name in (name for name, _ in cells[0].labels if name not in (*names, "network", "data", "method")):
+        texts = {cell.label(name) for cell in cells if cell.label(name) or cell.method != "dense"}
+        if len(texts) == 1 and texts != {""}:
+            same.append(f"{name} {texts.pop()}")
     budgets = {f"{run.results['decay budget']:.3g}" for cell in cells for run in cell.runs
                if isinstance(run.results.get("decay budget"), int | float)}  # fmt: skip
     return same + ([f"decay budget {min(budgets)}"] if len(budgets) == 1 and "decay" in names else [])

@@ -47,7 +47,12 @@ def test_a_record_gives_what_its_run_gives(tmp_path, capsys):
 
 def test_single_layers_are_averaged():
     curves = {"layers/a/norm": ([0, 1], [1.0, 2.0]), "layers/b/norm": ([0, 1], [3.0, 6.0]), "x/y/z": ([0], [1.0])}
-    assert keep.mean_over_layers(curves) == {"layers/norm": ([0, 1], [2.0, 4.0]), "x/y/z": ([0], [1.0])}
+    others = {"train_loss": ([0], [3.0]), "layers": ([0], [4.0])}
+    assert keep.mean_over_layers(curves | others) == {
+        "layers/norm": ([0, 1], [2.0, 4.0]),
+        "x/y/z": ([0], [1.0]),
+        **others,
+    }
 
 
 def test_translations_are_kept_with_their_scores(tmp_path, capsys):

@@ -55,6 +55,14 @@ def test_trials_are_grouped_and_compared_seed_by_seed(tree):
     assert notes[1] == "All: rank scale 0.111, decay B 4.1, epochs 4."
 
 
+def test_what_only_some_have_is_not_said_of_all(tmp_path):
+    make_run(tmp_path / "budget", {"target_ratio": 0.1, "rank_scale": 0.0})
+    make_run(tmp_path / "tensor", {"rank_scale": 0.0, "conv": "TensorTrain_0.234"})
+    make_run(tmp_path / "dense", {"rank_scale": 0.0}, method="dense")
+    _, notes = rows_of(tmp_path)
+    assert notes[1] == "All: decay B 4.1, epochs 4."
+
+
 def test_what_differs_makes_another_group(tree):
     make_run(tree / "fast/1", {"lr": 0.1}, seed=1, final=60.0)
     make_run(tree / "old/4", {"lr": 0.02}, seed=4, final=71.0)
