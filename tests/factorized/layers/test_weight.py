@@ -156,7 +156,7 @@ def saved(model):
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
+    return torch.load(buffer, weights_only=False)  # a whole model, which users save so, and no weights alone
 
 
 @pytest.mark.parametrize("again", [copied, pickled, saved, lambda m: copied(pickled(copied(m)))])
