@@ -6,6 +6,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -157,25 +158,38 @@ def be(main: Callable[[list[str]], object], prog: str, argv: list[str], log: str
     launch(lambda: main(argv), prog)
 
 
-def start(command_line: Callable[[list[str], str], None], argv: list[str], log: Path) -> multiprocessing.Process:
-    """Call `command_line(argv, log)` in a process of its own, which is quick to start, as its imports are done."""
+def start(
+    command_line: Callable[[list[str], str], None], argv: list[str], log: Path, steps: float = 0.0
+) -> multiprocessing.Process:
+    """Call `command_line(argv, log)` in a process of its own, which is quick to start, as its imports are done.
+
+    With `steps` it dies at once, as by SIGKILL, when it has made so many backward passes; of a fraction, that part
+    of the time between the last two later, which may be anywhere: in a step, in validation, in a file.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([command_line.__module__, "torch.utils.tensorboard"])
-    process = context.Process(target=command_line, args=(argv, str(log)))
+    process = context.Process(target=_mortal, args=(command_line, argv, str(log), steps))
     process.start()
     return process
 
 
-def killed_after(process: multiprocessing.Process, seconds: float, path: Path | None = None) -> bool:
-    """Send SIGKILL so many seconds after `path` was written next, or after now; return whether it found a process."""
-    before = _written(path)
-    while process.is_alive() and path is not None and _written(path) == before:
-        time.sleep(0.01)
-    process.join(seconds)
-    process.kill()
-    process.join()
-    return process.exitcode == -9
+def killed(command_line: Callable[[list[str], str], None], argv: list[str], log: Path, steps: float) -> None:
+    """Start the program as `start` does and see it die."""
+    process = start(command_line, argv, log, steps)
+    process.join(300)
+    assert process.exitcode == -signal.SIGALRM, log.read_text()
 
 
-def _written(path: Path | None) -> int:
-    return path.stat().st_mtime_ns if path and path.exists() else 0
+def _mortal(command_line: Callable[[list[str], str], None], argv: list[str], log: str, steps: float) -> None:
+    backward, whole, moments = torch.Tensor.backward, int(steps), []
+
+    def counted(*arguments, **options):
+        backward(*arguments, **options)
+        moments.append(time.perf_counter())
+        if len(moments) == whole:
+            # The signal has no handler here, so that the kernel ends the process wherever it is.
+            interval = moments[-1] - moments[-2] if whole > 1 else 0.0
+            signal.setitimer(signal.ITIMER_REAL, max(interval * (steps - whole), 1e-6))
+
+    with mock.patch.object(torch.Tensor, "backward", counted):
+        command_line(argv, log)
