@@ -24,6 +24,8 @@ _STYLES: tuple[tuple[str, Any, str, str], ...] = (
     ("#7F7F7F", (0, (8, 2, 1, 2)), "*", "#5F5F5F"),
 )
 _OF_METHODS = {name: _STYLES[index] for index, name in enumerate(("dense", "plain", "SI", "FD", "SI & FD"))}
+_THIN = "deep "
+"""What the names of lines begin with that look like the rest of their name, but thin and with hollow marks."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Line:
     """For each of `x`, those of the trials."""
     bars: tuple[float, ...] | None = None
     """Half the length of each bar, if it is not the standard deviation."""
+
+    @property
+    def is_thin(self) -> bool:
+        """Return whether the line looks like another one, but thin."""
+        return self.name.startswith(_THIN)
 
     @property
     def means(self) -> list[float]:
@@ -64,13 +71,25 @@ class Panel:
     decades: bool = False
     level: tuple[str, float] | None = None
 
+    def places(self, line: Line) -> list[float]:
+        """Return where the values of a line are drawn: those of separate runs beside each other, so that no bar hides
+        another."""
+        if not self.points:
+            return list(line.x)
+        every = sorted({x for other in self.lines for x in other.x})
+        step = min(0.014, 0.07 / len(self.lines))  # as a share of the whole width
+        share = (self.lines.index(line) - (len(self.lines) - 1) / 2) * step
+        if self.logarithmic:
+            return [x * (every[-1] / every[0]) ** share for x in line.x]
+        return [x + (every[-1] - every[0]) * share for x in line.x]
+
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, Any, str, str]]:
     """Return the styles of lines: those of the paper's methods are always the same, and black is the dense one's."""
     names = list(dict.fromkeys(names))
-    taken = [_OF_METHODS[name] for name in names if name in _OF_METHODS]
-    free = itertools.cycle([style for style in _STYLES[1:] if style not in taken] or _STYLES[1:])
-    return {name: _OF_METHODS.get(name) or next(free) for name in names}
+    known = {name: _OF_METHODS.get(name.removeprefix(_THIN)) for name in names}
+    free = itertools.cycle([style for style in _STYLES[1:] if style not in known.values()] or _STYLES[1:])
+    return {name: known[name] or next(free) for name in names}
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
@@ -110,29 +129,21 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
 def _draw_courses(axis, panel: Panel, style: dict) -> None:
     for line in panel.lines:
         color, dashes, _, _ = style[line.name]
-        axis.plot(line.x, line.means, color=color, linestyle=dashes, linewidth=1.8)
+        axis.plot(line.x, line.means, color=color, linestyle=dashes, linewidth=0.9 if line.is_thin else 1.8)
         low, high = [min(values) for values in line.values], [max(values) for values in line.values]
         axis.fill_between(line.x, low, high, color=color, alpha=0.13, linewidth=0)
 
 
 def _draw_points(axis, panel: Panel, style: dict) -> None:
-    places = sorted({x for line in panel.lines for x in line.x})
-    for index, line in enumerate(panel.lines):
+    for line in panel.lines:
         color, dashes, mark, _ = style[line.name]
         bars = line.bars or [float(numpy.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in line.values]
         shown = {"color": color, "linestyle": dashes, "linewidth": 1.5, "marker": mark, "markersize": 5}
-        # Beside each other, so that no bar hides another.
-        x = _moved(line.x, places, (index - (len(panel.lines) - 1) / 2) * 0.014, panel.logarithmic)
-        axis.errorbar(x, line.means, yerr=bars, capsize=2.5, elinewidth=1, **shown)
+        if line.is_thin:
+            shown |= {"linewidth": 0.8, "markerfacecolor": "white"}
+        axis.errorbar(panel.places(line), line.means, yerr=bars, capsize=2.5, elinewidth=1, **shown)
     if panel.level:
         axis.axhline(panel.level[1], color="#000000", linewidth=1, zorder=1)
-
-
-def _moved(values: Sequence[float], places: Sequence[float], share: float, logarithmic: bool) -> list[float]:
-    """Return values moved to the right by a share of the whole width."""
-    if logarithmic:
-        return [value * (places[-1] / places[0]) ** share for value in values]
-    return [value + (places[-1] - places[0]) * share for value in values]
 
 
 def _decades(axis) -> None:
@@ -167,7 +178,7 @@ def _logarithmic(axis, places: Sequence[float]) -> None:
 
 def _name(axis, panel: Panel, style: dict) -> None:
     """Write each line's name beside its last value, with a thread to it; names that would overlap are moved apart."""
-    ends = [(line.means[-1], line.x[-1], line.name, style[line.name][3]) for line in panel.lines if line.x]
+    ends = [(line.means[-1], panel.places(line)[-1], line.name, style[line.name][3]) for line in panel.lines if line.x]
     if panel.level:
         ends.append((panel.level[1], max((x for _, x, _, _ in ends), default=0.0), panel.level[0], "#000000"))
     ends.sort()
@@ -175,6 +186,7 @@ def _name(axis, panel: Panel, style: dict) -> None:
     shares = [axis.transAxes.inverted().transform(axis.transData.transform((x, y)))[1] for y, x, _, _ in ends]
     for height, (value, x, name, color) in zip(_apart(shares, 0.058), ends):
         thread = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
+        thread["relpos"] = (0, 0.5)  # from the left of the name, so that it crosses no other one
         axis.annotate(
             name, (x, value), (1.03, height), xycoords="data", textcoords="axes fraction", color=color, fontsize=9,
             va="center", annotation_clip=False, arrowprops=thread,

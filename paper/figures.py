@@ -18,7 +18,7 @@ from .cells import Cell, Comparison, budget_of, group, metric_curve
 from .charts import Line, Panel, draw
 from .events import Curves
 from .finished import Run
-from .method import PLAIN
+from .method import PLAIN, is_of_normalization
 from .results import warn_of
 from .runs import find, places
 from .scripts import ROOT
@@ -84,6 +84,22 @@ def _courses(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell]
             yield from facets(members, [])
 
 
+def usual(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells of all methods but the arms of the normalization experiment, which has one size and decay."""
+    return [cell for cell in cells if not is_of_normalization(cell.method)]
+
+
+def _experiments(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
+    """Yield the usual cells, and the arms of the normalization experiment with the Frobenius decay that they go by.
+
+    Each comes with the part of a name.
+    """
+    usual_ones = usual(cells)
+    yield "", usual_ones
+    if len(usual_ones) < len(cells):
+        yield "normalization", [cell for cell in cells if cell not in usual_ones or cell.method in ("FD", "SI & FD")]
+
+
 def learning_curves(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
     """Return the panels of training loss and of the metric after each epoch, of the trials of each method."""
     first = next(iter(runs.values()))[0]
@@ -143,11 +159,14 @@ def against(
 def figures_of(section: Section, args: argparse.Namespace) -> Iterator[tuple[str, list[Panel]]]:
     """Yield the figures of a section: the last part of the name of the file, and the panels."""
     cells = group(section.runs, args.by)
-    for common, members in [({}, cells)] if args.by else _courses(cells):
-        runs = by_name(members, args.by or ["method"])
-        yield f"{_where(common, cells)}-curves", learning_curves(runs)
-        yield f"{_where(common, cells)}-norms", norms(runs)
     if args.by:
+        yield from _of_course("", by_name(cells, args.by))
+        return
+    for common, members in _courses(cells):
+        for experiment, chosen in _experiments(members):
+            if chosen:
+                yield from _of_course(f"{_where(common, cells)}-{experiment}", by_name(chosen, ["method"]))
+    if not (cells := usual(cells)):
         return
     metric = section.runs[0].metric.replace("validation ", "")
     bleu = any(cell.values("tokenized BLEU") for cell in cells)
@@ -156,6 +175,11 @@ def figures_of(section: Section, args: argparse.Namespace) -> Iterator[tuple[str
         numbers.append(("mean", f"{metric}, mean of the last {args.last} epochs"))
     yield from _against_size(cells, numbers, args.last)
     yield from _against_decay(cells, numbers, args.last)
+
+
+def _of_course(name: str, runs: Mapping[str, Sequence[Run]]) -> Iterator[tuple[str, list[Panel]]]:
+    yield f"{name}-curves", learning_curves(runs)
+    yield f"{name}-norms", norms(runs)
 
 
 def _against_size(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], last: int) -> Iterator:

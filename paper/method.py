@@ -49,6 +49,11 @@ def _forms(arguments: Mapping[str, Any], switch: str, dense: bool) -> str | None
     return "" if on == there else f" ({', '.join(on)})"
 
 
+def is_of_normalization(method: str) -> bool:
+    """Return whether a method is an arm of the normalization experiment other than Frobenius decay itself."""
+    return "no decay" in method or "imposed norms" in method
+
+
 def place(method: str) -> tuple[int, str]:
     """Return by what methods are sorted."""
     return (ORDER.index(method) if method in ORDER else len(ORDER), method)

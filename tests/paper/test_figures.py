@@ -34,6 +34,12 @@ def tree(tmp_path_factory) -> Path:
     return tree
 
 
+def texts_of(path: Path) -> set[str]:
+    """Return what is written in an SVG file."""
+    nodes = ElementTree.fromstring(path.read_text()).iter()
+    return {"".join(node.itertext()) for node in nodes if node.tag.endswith("}text")}
+
+
 def test_the_figures_of_a_tree(tree, tmp_path, capsys):
     figures.main(["pytorch_resnet_cifar10", "--from", str(tree), "--out", str(tmp_path / "out")])
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -44,9 +50,8 @@ def test_the_figures_of_a_tree(tree, tmp_path, capsys):
         "decay_B-4-against-ratio", "decay_B-4-against-rank-scale", "rank-scale_0.111-against-decay"
     }  # fmt: skip
     assert capsys.readouterr().out.count(" and .svg\n") == len(names) // 2
-    svg = (tmp_path / "out/resnet20-digits-rank-scale_0.111-against-decay.svg").read_text()
-    texts = ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
-    assert {"plain", "SI", "FD", "SI & FD", "decay budget", "accuracy (%), last epoch"} <= set(texts)
+    texts = texts_of(tmp_path / "out/resnet20-digits-rank-scale_0.111-against-decay.svg")
+    assert {"plain", "SI", "FD", "SI & FD", "decay budget", "accuracy (%), last epoch"} <= texts
 
 
 def test_points_are_the_trials(tree):
@@ -83,6 +88,32 @@ def test_dense_networks_belong_to_all_sizes(tree):
     assert all([cell.method for cell in members].count("dense") == 1 for members in found.values())
 
 
+NORMALIZATION = {"no decay": {"no_frob": True}, "imposed norms": {"no_frob": True, "normalize": "norms"}}
+
+
+def test_the_normalization_experiment_has_figures_of_its_own(tree, tmp_path):
+    """Of Frobenius decay and the arms that go by it; in the others they would be points of one size among lines."""
+    for name, arguments in NORMALIZATION.items():
+        arguments = {**FD, **arguments, "rank_scale": 0.111, "decay_budget": 4.0}
+        make_run(tmp_path / f"runs/{name}/1", arguments, rank_scale=0.111, decay_budget=4.0, ratio=0.222, seed=1)
+    places = ["--from", str(tree), str(tmp_path / "runs")]
+    figures.main(["pytorch_resnet_cifar10", *places, "--out", str(tmp_path)])
+    stem = "resnet20-digits-rank-scale_0.111-decay_B-4"
+    own = texts_of(tmp_path / f"{stem}-normalization-norms.svg")
+    assert {"FD", "SI & FD", *NORMALIZATION} <= own and not {"plain", "SI", "dense"} & own
+    for name in (f"{stem}-norms", "resnet20-digits-decay_B-4-against-rank-scale"):
+        usual = texts_of(tmp_path / f"{name}.svg")
+        assert {"plain", "FD"} <= usual and not usual & set(NORMALIZATION)
+
+
+def test_only_arms_of_the_normalization_experiment(tmp_path):
+    make_run(tmp_path / "runs/none/1", {**FD, "no_frob": True})
+    figures.main(["pytorch_resnet_cifar10", "--from", str(tmp_path / "runs"), "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        f"resnet20-digits-normalization-{kind}.png" for kind in ("curves", "norms")
+    ]
+
+
 def test_by_arm(tree, tmp_path, capsys):
     flags = ["pytorch_resnet_cifar10", "--from", str(tree), "--out", str(tmp_path), "--by", "arm"]
     figures.main([*flags, "--only", "SI*0.111*"])
@@ -105,6 +136,16 @@ def test_styles_are_those_of_the_methods():
     several = styles(["other", "more", "SI & FD", "plain"])
     assert len({style[:2] for style in map(tuple, several.values())}) == 4
     assert len(styles(map(str, range(20)))) == 20
+    assert styles(["deep SI", "x"])["deep SI"] == styles(["SI"])["SI"]  # which is drawn thin, see `Line.is_thin`
+
+
+def test_separate_runs_are_drawn_beside_each_other():
+    lines = tuple(Line(str(number), (0.1, 1.0), ((1.0,), (2.0,))) for number in range(12))
+    panel = Panel("A", "x", lines, points=True, logarithmic=True)
+    first, last = panel.places(lines[0]), panel.places(lines[-1])
+    assert last[0] / first[0] == pytest.approx(last[1] / first[1])  # by the same share of the width
+    assert 0.1 / 1.1 < first[0] < 0.1 < last[0] < 0.11  # still at its place
+    assert Panel("A", "x", lines).places(lines[0]) == [0.1, 1.0]
 
 
 def test_names_are_moved_apart():
