@@ -25,6 +25,8 @@ _ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT",
 }  # fmt: skip
 
+_WAITING = {"CONFIGURING", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+
 
 def gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
@@ -111,6 +113,9 @@ class Local:
                 self._free.append(self._taken.pop(handle))
         return found
 
+    def waiting(self, handle: Any) -> None:
+        """Return None, as all jobs begin at once."""
+
     def cancel(self, handles: Iterable[Any]) -> None:
         """Ask the jobs to stop; `ended` says when they have."""
         for handle in handles:
@@ -139,11 +144,12 @@ class Slurm:
             self._executor = _submitit().SlurmExecutor(folder, max_num_timeout=_PARTS)
         except RuntimeError:
             raise UserError("there is no Slurm here: srun is not installed; --cluster local needs none") from None
-        parallel: dict[str, Any] = {"array_parallelism": jobs} if jobs else {}
+        parallel: dict[str, Any] = {"array_parallelism": jobs or self.room}
         if "cpus_per_task" in options:  # which srun does not take over from sbatch since Slurm 22.05
             parallel["srun_args"] = ["--cpus-per-task", str(options["cpus_per_task"])]
         self._executor.update_parameters(job_name="paper", stderr_to_stdout=True, **parallel, **options)
         self.words = "in an array of Slurm's"
+        self._waiting: dict[str, str] = {}
 
     def submit(self, jobs: Sequence[Job]) -> list[Any]:
         """Put the jobs into the queue, as one array.
@@ -155,24 +161,35 @@ class Slurm:
             with _starting(), contextlib.redirect_stderr(io.StringIO()):
                 handles = self._executor.submit_array(jobs)
         except (_submitit().core.utils.FailedJobError, OSError) as error:
-            *_, said = [line for line in str(error).splitlines() if line.strip()] or ["it does not say why"]
-            raise UserError(
-                f"Slurm does not take the jobs: {said.removeprefix('sbatch: ').removeprefix('error: ')}"
-            ) from None
+            raise UserError(f"Slurm does not take the jobs: {_said(str(error))}") from None
         self.words = f"in Slurm's array {handles[0].job_id.split('_')[0]}"
         return handles
 
     def ended(self, handles: Iterable[Any]) -> list[Any]:
         """Return those of the jobs that are not in the queue any more, whichever way they have left it."""
-        command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", "--user", getpass.getuser()]
+        command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T %r", "--user", getpass.getuser()]
         try:
             listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         except (OSError, subprocess.SubprocessError):  # it does not answer just now
             return []
-        states = dict(line.split() for line in listed.splitlines() if line.strip())
+        lines = [line.split(maxsplit=2) for line in listed.splitlines() if line.strip()]
+        states = {job: state for job, state, _ in lines}
+        self._waiting = {job: "" if why == "None" else why for job, state, why in lines if state in _WAITING}
         return [handle for handle in handles if states.get(handle.job_id, "COMPLETED") in _ENDED]
+
+    def waiting(self, handle: Any) -> str | None:
+        """Return why a job had not begun when `ended` looked last, in Slurm's word, or ""; None if it had."""
+        return self._waiting.get(handle.job_id)
 
     def cancel(self, handles: Iterable[Any]) -> None:
         """Ask the jobs to stop; `ended` says when they have."""
         if ids := [handle.job_id for handle in handles]:
             subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
+
+
+def _said(output: str) -> str:
+    """Return why `sbatch` refuses a job, from what it prints, and where to look for what would be taken."""
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith('Try "sbatch')]
+    said = lines[-1].removeprefix("sbatch: ").removeprefix("error: ") if lines else "it does not say why"
+    what = "the partitions, with their time and what a node has: cores, megabytes, GPUs"
+    return f"{said}; `sinfo -o '%P %l %c %m %G'` lists {what}" if "submission failed" in said else said

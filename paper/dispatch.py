@@ -3,6 +3,8 @@
 import contextlib
 import time
 from collections import Counter, deque
+from collections.abc import Callable
+from operator import mul
 from typing import Any
 
 from lab.cli import Terminated
@@ -28,6 +30,7 @@ class Sweep:
         self.waiting = deque(trial for trial in trials if trial not in self.ended)
         self.active: dict[Any, Trial] = {}
         self.elsewhere = 0
+        self._begun = {trial: trial.share() for trial in self.waiting}  # as was last seen
         self._started, self._first = time.monotonic(), self.share()
 
     def run(self, environment: dict[str, str]) -> None:
@@ -40,7 +43,7 @@ class Sweep:
             while self.waiting or self.active:
                 self._submit(environment)
                 self._collect()
-                self.view.show(self.head, self.active.values())
+                self.view.show(self.head, self._running())
                 time.sleep(self.cluster.seconds)
         except (KeyboardInterrupt, Terminated) as error:
             self._stop()
@@ -83,6 +86,10 @@ class Sweep:
                 self._end(trial, next((line for line in reversed(said) if line.strip()), "its job is gone"))
             _forget(handle)
 
+    def _running(self) -> list[Trial]:
+        """Return the trials whose jobs have begun."""
+        return [trial for handle, trial in self.active.items() if self.cluster.waiting(handle) is None]
+
     def _end(self, trial: Trial, outcome: str) -> None:
         self.ended[trial] = outcome
         self.view.say(f"{_kind(outcome)}: {trial}  [{len(self.ended)} of {len(self.trials)}]")
@@ -103,20 +110,29 @@ class Sweep:
 
     def share(self) -> float:
         """Return how much of the work is done, from 0 to 1, by the estimates of the paper's generator."""
-        done = sum(trial.setting.minutes for trial, outcome in self.ended.items() if outcome == "finished")
-        begun = sum(trial.setting.minutes * trial.share() for trial in self.active.values())
-        return (done + begun) / sum(trial.setting.minutes for trial in self.trials)
+        self._begun |= {trial: trial.share() for trial in self.active.values()}
+        return self._work(lambda trial: self.ended.get(trial) == "finished" or self._begun.get(trial, 0.0))
+
+    def _work(self, part: Callable[[Trial], float]) -> float:
+        """Return the share of all work that such parts of the trials are."""
+        minutes = [trial.setting.minutes for trial in self.trials]
+        return sum(map(mul, minutes, map(part, self.trials))) / sum(minutes)
 
     def head(self) -> str:
         """Return the state of the sweep in one line."""
-        count = Counter(map(_kind, self.ended.values())) + Counter(running=len(self.active), elsewhere=self.elsewhere)
-        names = ("running", "failed", "stopped", "elsewhere")
+        queued = [why for handle in self.active if (why := self.cluster.waiting(handle)) is not None]
+        count = Counter(map(_kind, self.ended.values()))
+        count += Counter(running=len(self.active) - len(queued), queued=len(queued), elsewhere=self.elsewhere)
+        reasons = ", ".join(sorted({*queued} - {""}))
+        names = ("running", "queued", "failed", "stopped", "elsewhere")
         text = f"{count['finished']} of {len(self.trials)} finished"
         text += "".join(f", {count[name]} {name}" for name in names if count[name])
+        text = text.replace("queued", f"queued ({reasons})") if reasons else text
         gone, share = time.monotonic() - self._started, self.share()
-        text += f"; {100 * share:.3g} % of the work, {duration(gone)}"
+        text += f"; {100 * share:.1f} % of the work, {duration(gone)}"
         if share > self._first and gone > 10:
-            text += f", about {duration(gone * (1 - share) / (share - self._first))} left"
+            left = self._work(lambda trial: trial not in self.ended and 1.0 - self._begun.get(trial, 0.0))
+            text += f", about {duration(gone * left / (share - self._first))} left"
         return text
 
 

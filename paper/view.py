@@ -38,7 +38,7 @@ class View:
     """The changing lines on standard error, and lines above them that stay."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and sys.stdout.isatty()  # else for a file or a program
         self._drawn: list[int] = []  # the lengths of the lines that a next drawing replaces
         self._last = time.monotonic() - _DRAW
 

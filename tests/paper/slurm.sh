@@ -6,7 +6,8 @@
 #   export SLURM_CONF=DIR/slurm.conf     for sbatch, squeue, and all else
 #   sh tests/paper/slurm.sh stop DIR     stop them
 #
-# The node has eight cores to give, however many there are, and no GPU; its partition is called here.
+# The node has eight cores to give, however many there are, and two GPUs, which are files that stand for such; its
+# partition is called here.
 set -eu
 
 action=${1:-}
@@ -54,9 +55,14 @@ SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-NodeName=$host NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
+GresTypes=gpu
+NodeName=$host NodeAddr=127.0.0.1 CPUs=8 Gres=gpu:2 State=UNKNOWN
 PartitionName=here Nodes=$host Default=YES MaxTime=INFINITE State=UP
 END
+    # Slurm sets CUDA_VISIBLE_DEVICES to the numbers at the ends of these names, which must be devices of any kind.
+    ln -sf /dev/null "$dir/gpu0"
+    ln -sf /dev/zero "$dir/gpu1"
+    echo "Name=gpu File=$dir/gpu[0-1]" >"$dir/gres.conf"
     (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
     munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
         --log-file="$dir/munged.log" --seed-file="$dir/munge.seed"

@@ -74,9 +74,10 @@ def test_an_array_runs_the_trials_and_failed_ones_are_listed(home, monkeypatch, 
 def start(home: Path, *argv: str, **environment: str) -> subprocess.Popen:
     """Start a sweep in a process of its own."""
     program = (
-        "import os, pathlib; from lab.cli import launch; from paper import clusters, sweep, trial;"
+        "import os, pathlib; from lab.cli import launch; from paper import clusters, sweep, trial, view;"
         "sweep.ROOT = trial.ROOT = pathlib.Path(os.environ['ROOT']); clusters.Slurm.seconds = 0.5;"
-        f"launch(lambda: sweep.main({[RESNET.folder, *argv, *SLURM]}), 'paper')"
+        "view._PULSE = int(os.environ.get('PULSE', 60));"
+        f"launch(lambda: sweep.main({[RESNET.folder, *SLURM, *argv]}), 'paper')"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ROOT": str(home.parent), **environment}
     pipe = subprocess.PIPE
@@ -122,7 +123,50 @@ def test_a_job_whose_time_is_up_goes_on_in_another(home, tmp_path):
     assert (home / calls(home)[0]["folder"] / "saved").exists()
 
 
+@pytest.mark.slow
+def test_each_trial_has_as_many_gpus_as_it_is_to_have(home, tmp_path):
+    """Of the two that the node has; no trial shares one with another that runs at the same time."""
+    process = start(home, "--only", DENSE, "--gpus", "1", "--cpus", "1", GO=str(tmp_path / "go"))
+    wait_for(lambda: process.poll() is not None or len(calls(home)) == 2)
+    assert sorted(call["CUDA_VISIBLE_DEVICES"] for call in calls(home)) == ["0", "1"]
+    assert sorted(squeue("%T")) == ["PENDING", "RUNNING", "RUNNING"]  # the third waits for no core, as there are eight
+    (tmp_path / "go").touch()
+    assert process.wait(timeout=60) == 0
+    assert len(calls(home)) == 3 and calls(home)[2]["CUDA_VISIBLE_DEVICES"] in ("0", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("asked", "got"), [("0", None), ("2", "0,1")])
+def test_a_trial_may_have_no_gpu_or_all_of_a_node(home, monkeypatch, asked, got):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    run("--only", DENSE, "--trials", "2", "--gpus", asked)
+    assert [call["CUDA_VISIBLE_DEVICES"] for call in calls(home)] == [got] * 2
+
+
+@pytest.mark.slow
+def test_why_trials_are_not_begun_is_said(home):
+    """Slurm takes jobs that no node of the partition has the cores for, and keeps them in its queue."""
+    process = start(home, "--only", DENSE, "--cpus", "9", PULSE="0")
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert next(line for line in lines if "queued (" in line).startswith(
+        "0 of 3 finished, 3 queued (PartitionConfig); 0.0 % of the work, "
+    )
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert squeue("%i") == []
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--gpus", "3"), ("--memory", "100000")])
+def test_more_than_a_node_has_is_refused_in_one_line(home, flag, value):
+    with pytest.raises(UserError, match=r"does not take the jobs: .* is not available; `sinfo .*` lists [^\n]*$"):
+        run("--only", DENSE, flag, value)
+    assert calls(home) == []
+
+
 def test_what_slurm_refuses_is_said_in_one_line(home):
+    with pytest.raises(UserError, match="does not take the jobs: Invalid --mail-type specification$"):
+        run("--only", DENSE, "--sbatch", "mail-type=nobody")
     with pytest.raises(UserError, match="Slurm does not take the jobs: Batch job submission failed: Invalid partition"):
         run("--only", DENSE, "--partition", "nowhere")
     assert calls(home) == []

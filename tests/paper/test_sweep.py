@@ -11,8 +11,10 @@ import pytest
 
 from lab.cli import RunError, UserError
 from lab.lock import Lock
-from paper import sweep
+from paper import dispatch, sweep
 from paper.resnet import RESNET
+from paper.trial import Trial
+from paper.view import View
 from tests.paper.sweeping import BASE, DENSE, NORM, REPOSITORY, calls, make
 
 pytest.importorskip("submitit")
@@ -192,3 +194,33 @@ def test_without_slurm_the_message_says_so(home, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="there is no Slurm here"):
         run("--cluster", "slurm")
+
+
+def test_what_was_done_before_counts_as_work_and_not_as_speed(home, monkeypatch, tmp_path):
+    """Of three trials two are half done before; where one has failed, the time that is left is that of the others."""
+    for number in (1, 2):
+        folder = home / f"results/resnet44-cifar10/0.0/1E-4/reglr/{number}"
+        folder.mkdir(parents=True)
+        (folder / "progress.json").write_text('{"done": 5, "total": 10, "unit": "epochs", "rate": 1.0}')
+    settings = sweep.select(RESNET, RESNET.settings, DENSE)
+    trials = [Trial(RESNET, settings[0], number, "results") for number in (1, 2, 3)]
+    queue = dispatch.Sweep(trials, StandIn(), View())
+    assert queue.share() == pytest.approx(1 / 3)
+    monkeypatch.setattr("paper.dispatch.time.monotonic", lambda: queue._started + 30)
+    assert queue.head() == "0 of 3 finished; 33.3 % of the work, 30 s"
+    queue.active = {"a": queue.waiting.popleft(), "b": queue.waiting.popleft(), "c": queue.waiting.popleft()}
+    queue.ended[queue.active.pop("b")] = "failed"
+    (home / "results/resnet44-cifar10/0.0/1E-4/reglr/1/progress.json").write_text(
+        '{"done": 8, "total": 10, "unit": "epochs", "rate": 1.0}'
+    )
+    # A tenth of the work in 30 s; 0.2 and 1 of the trials are left, which are four tenths of it.
+    assert queue.head() == (
+        "0 of 3 finished, 1 running, 1 queued (Priority), 1 failed; 43.3 % of the work, 30 s, about 2 min left"
+    )
+
+
+class StandIn:
+    """A cluster in which the job c has not begun."""
+
+    def waiting(self, handle: str) -> str | None:
+        return "Priority" if handle == "c" else None

@@ -56,7 +56,7 @@ HALF = Progress(100.0, 200.0, "epochs", 1 / 60)
 def terminal(monkeypatch):
     """Return the screen, and what sets its size."""
     screen = Terminal()
-    monkeypatch.setattr(view, "sys", SimpleNamespace(stderr=screen, maxsize=sys.maxsize))
+    monkeypatch.setattr(view, "sys", SimpleNamespace(stderr=screen, stdout=screen, maxsize=sys.maxsize))
     monkeypatch.setattr(view, "_DRAW", 0)
 
     def resize(columns: int, rows: int = 24) -> None:
@@ -117,3 +117,13 @@ def test_a_low_terminal_shows_some_of_the_trials(terminal):
     view.View().show(lambda: "head", [Trial(f"trial {n}", HALF) for n in range(9)])
     rows = screen.rows(120)
     assert len(rows) == 5 and rows[-1] == "  ... and 6 more"
+
+
+def test_what_is_printed_into_a_file_is_a_line_for_each_event(terminal, monkeypatch, capsys):
+    """Even if errors go to a terminal: `python -m paper run ... > log` and `| tee log` keep what stays."""
+    screen, _ = terminal
+    monkeypatch.setattr(view.sys, "stdout", io.StringIO())
+    shown = view.View()
+    shown.say("stays")
+    shown.show(lambda: "first", TRIALS)
+    assert capsys.readouterr().out == "stays\n" and screen.getvalue() == ""
