@@ -77,13 +77,14 @@ class View:
     def _write(self, lines: Sequence[str]) -> None:
         """Write lines in the place of the changing ones, which a terminal that has become narrower has wrapped.
 
-        All at once, so that nothing flickers; and line by line, as some terminals keep what is erased as a whole.
+        All at once, so that nothing flickers; and line by line, as some terminals keep what is erased as a whole. Each
+        is erased before it is written: tmux takes what was wrapped for wrapped still if it is written over.
         """
         columns = shutil.get_terminal_size().columns
         rows = sum(max(1, -(-length // columns)) for length in self._drawn)
         self._drawn = []
         back = f"\x1b[{rows}F" if rows else ""
-        sys.stderr.write(back + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+        sys.stderr.write(back + "".join(f"\x1b[K{line}\n" for line in lines) + "\x1b[J")
         sys.stderr.flush()
 
 

@@ -35,7 +35,7 @@ class Terminal(io.StringIO):
     def rows(self, columns: int) -> list[str]:
         rows: list[str] = []
         place = 0
-        for up, text, rest in re.findall(r"\x1b\[(\d+)F|([^\n\x1b]*)\x1b\[K\n|(\x1b\[J)", self.getvalue()):
+        for up, text, rest in re.findall(r"\x1b\[(\d+)F|\x1b\[K([^\n\x1b]*)\n|(\x1b\[J)", self.getvalue()):
             if up:
                 place -= int(up)
                 assert place >= 0, "lines are taken away that were never drawn"
