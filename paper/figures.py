@@ -96,8 +96,10 @@ def _experiments(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
     """
     usual_ones = usual(cells)
     yield "", usual_ones
-    if len(usual_ones) < len(cells):
-        yield "normalization", [cell for cell in cells if cell not in usual_ones or cell.method in ("FD", "SI & FD")]
+    arms = [cell for cell in cells if cell not in usual_ones]
+    gone_by = {"SI & FD" if cell.method.startswith("SI") else "FD" for cell in arms}
+    if arms:
+        yield "normalization", [cell for cell in usual_ones if cell.method in gone_by] + arms
 
 
 def learning_curves(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
