@@ -61,6 +61,7 @@ class Panel:
         logarithmic: the horizontal axis.
         decades: the vertical axis is logarithmic, if no value is below zero.
         level: a value that is drawn across, with its name.
+        alike: panels beside each other that all are have the same vertical axis.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Panel:
     logarithmic: bool = False
     decades: bool = False
     level: tuple[str, float] | None = None
+    alike: bool = False
 
     def places(self, line: Line) -> list[float]:
         """Return where the values of a line are drawn: those of separate runs beside each other, so that no bar hides
@@ -104,10 +106,12 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     # Text stays text, and the same numbers give the same bytes.
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "factorized", "font.size": 9}):
         figure, axes = pyplot.subplots(
-            1, len(panels), figsize=(5.0 * len(panels), 3.9), squeeze=False, layout="constrained"
-        )
+            1, len(panels), figsize=(5.0 * len(panels), 3.9), squeeze=False, layout="constrained",
+            sharey=all(panel.alike for panel in panels),
+        )  # fmt: skip
         for axis, panel in zip(axes[0], panels):
             (_draw_points if panel.points else _draw_courses)(axis, panel, style)
+        for axis, panel in zip(axes[0], panels):
             axis.set_title(panel.title, fontsize=10, loc="left")
             axis.set_xlabel(panel.x_label)
             if panel.logarithmic:

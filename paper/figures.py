@@ -10,6 +10,8 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from lab.cli import Parser, UserError
@@ -150,8 +152,7 @@ def against(
         if values and cell.method.startswith("dense") and "decay" not in x_label:
             level = (cell.method, sum(values) / len(values))
         elif values and x:
-            name = " ".join(filter(None, (cell.label("layers").partition("_")[0], cell.method)))
-            at_place.setdefault(name, {})[x] = tuple(values)
+            at_place.setdefault(cell.method, {})[x] = tuple(values)
     lines = [Line(name, tuple(sorted(at)), tuple(at[x] for x in sorted(at))) for name, at in at_place.items()]
     if not any(len(line.x) > 1 for line in lines):
         return None
@@ -192,9 +193,22 @@ def _against_size(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], las
     if len(scaled) > 1:
         axes.append(("rank-scale", "rank scale", lambda run: run.results["rank scale"]))
     for common, members in facets(cells, [*SIZES, "layers"]):
-        for name, label, x_of in axes:
-            panels = [against(members, what, title, label, x_of, last) for what, title in numbers]
-            yield f"{_where(common, cells)}-against-{name}", [panel for panel in panels if panel]
+        kinds = _by_kind(members)
+        for (name, label, x_of), chosen in product(axes, [numbers] if len(kinds) == 1 else [[one] for one in numbers]):
+            panels = [against(of_kind, what, kind + title, label, x_of, last)
+                      for what, title in chosen for kind, of_kind in kinds.items()]  # fmt: skip
+            panels = [replace(panel, alike=len(kinds) > 1) for panel in panels if panel]
+            which = "" if chosen[0] == numbers[0] else f"-{chosen[0][0]}"
+            yield f"{_where(common, cells)}-against-{name}{which}", panels
+
+
+def _by_kind(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Return the cells by the beginning of a title that says which kind of layers they have, dense ones with each."""
+    kinds = dict.fromkeys(cell.label("layers").partition("_")[0] for cell in cells if cell.label("layers"))
+    dense = [cell for cell in cells if cell.method.startswith("dense")]
+    found = {f"{kind}: ": [*dense, *(cell for cell in cells if cell.label("layers").partition("_")[0] == kind)]
+             for kind in kinds}  # fmt: skip
+    return found or {"": list(cells)}
 
 
 def _against_decay(cells: Sequence[Cell], numbers: Sequence[tuple[str, str]], last: int) -> Iterator:

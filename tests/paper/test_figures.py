@@ -1,5 +1,6 @@
 """Figures of runs: what they show, and that names do not lie on each other."""
 
+import argparse
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -13,6 +14,7 @@ from paper.cells import group
 from paper.charts import Line, Panel, _apart, draw, styles
 from paper.figures import against, course, facets, gain_of_frobenius
 from paper.runs import find
+from paper.selection import sections
 from tests.paper.samples import FD, SI, make_run
 
 GRID = {"plain": {}, "SI": SI, "FD": FD, "SI & FD": SI | FD}
@@ -174,3 +176,29 @@ def test_nothing_to_draw(tmp_path):
     with pytest.raises(UserError, match="nothing to draw"):
         figures.main(["pytorch_resnet_cifar10", "--from", str(folder), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_kinds_of_layers_stand_beside_each_other(tmp_path):
+    """On one vertical axis, each with the dense network and the methods in their own colours."""
+    for kind, final in (("Tucker", 20.0), ("TensorTrain", 40.0)):
+        for ratio in (0.1, 0.2):
+            head = {"network": f"WRN of {kind}_{ratio}", "ratio": ratio, "final": final + 50 * ratio, "seed": 1}
+            make_run(tmp_path / f"runs/{kind}-{ratio}/1", {}, **head)
+    dense = {"network": "WRN", "method": "dense", "rank_scale": 0.0, "ratio": 1.0, "final": 90.0}
+    make_run(tmp_path / "runs/dense/1", {}, seed=1, **dense)
+    (section,) = sections(find([tmp_path / "runs"]).runs)
+    made = dict(figures.figures_of(section, argparse.Namespace(by=(), last=5)))
+    panels = made["-against-ratio"]
+    assert [panel.title for panel in panels] == [
+        f"{kind}: accuracy (%), last epoch" for kind in ("TensorTrain", "Tucker")
+    ]
+    assert [[line.means for line in panel.lines] for panel in panels] == [[[45.0, 50.0]], [[25.0, 30.0]]]
+    assert [(panel.level, panel.alike) for panel in panels] == [(("dense", 90.0), True)] * 2
+    assert {line.name for panel in panels for line in panel.lines} == {"plain"}
+    draw(panels, tmp_path / "both.png")
+    heights = re.findall(
+        r'<g id="ytick_\d+">.*?<use xlink:href="#\w+" x="[\d.]+" y="([\d.]+)"',
+        (tmp_path / "both.svg").read_text(),
+        re.S,
+    )
+    assert heights and len(heights) % 2 == 0 and heights[: len(heights) // 2] == heights[len(heights) // 2 :]
