@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,11 +18,12 @@ def run_over(model: nn.Module, batches: Batches, training: Iterable[nn.Module]) 
     """Run a model over batches, in evaluation mode but for the modules of `training`; or call the function.
 
     Raises:
-        TypeError: for batches that cannot be iterated or called, and ones that the model does not take.
+        TypeError: for batches that cannot be iterated or called without arguments, or that the model does not take.
         ValueError: if there are none.
     """
     modes = {module: module.training for module in model.modules()}
     if callable(batches):
+        _check_function(batches)
         for module in training:
             module.train()
         with _modes_kept(modes):
@@ -40,6 +42,21 @@ def run_over(model: nn.Module, batches: Batches, training: Iterable[nn.Module]) 
             number += 1
     if number == 0:
         raise ValueError("batches is empty: there is nothing to run the model over")
+
+
+def _check_function(batches: Callable[..., object]) -> None:
+    """Raise TypeError for a function that needs arguments."""
+    try:
+        parameters = inspect.signature(batches).parameters.values()
+    except ValueError:  # of a function that does not tell
+        return
+    optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind not in optional]
+    if needed:
+        raise TypeError(
+            "a function given as batches takes no arguments and runs the model itself, as "
+            f"lambda: [model(x) for x in data]; this one needs {', '.join(needed)}"
+        )
 
 
 def _run_batch(model: nn.Module, batch: Any) -> None:

@@ -68,9 +68,9 @@ def collect(
         dtype: of the sums, float32 or float64.
 
     Raises:
-        TypeError: for batches that cannot be iterated or called.
+        TypeError: for batches that cannot be iterated or called without arguments.
         ValueError: if no weight was applied, for data that lead to infinite numbers or NaN, for gradients of batches
-            that are no function or that never came.
+            that are no function, that never came, or of recurrent layers alone.
     """
     check_model(model)
     model = unwrap(model)
@@ -204,6 +204,7 @@ class _Collector(TorchFunctionMode):
         self.inputs: dict[str, dict[bool, _Sum]] = {}
         self.outputs: dict[str, _Sum] = {}
         self.composed: set[str] = set()
+        self.has_gradients = False  # whether any weight was applied of whose outputs they can be known
         self._inside: list[Target] = []
         self._layers: list[tuple[nn.Module, Target]] = []
         targets = []
@@ -242,6 +243,7 @@ class _Collector(TorchFunctionMode):
         with torch.no_grad():
             for use in uses(func, args, kwargs, output, self.targets, self._inside[-1] if self._inside else None):
                 self._add(use)
+                self.has_gradients |= use.gradients is not None
                 if self.gradients and use.gradients is not None and output.requires_grad:
                     output.register_hook(partial(self._add_gradient, use._replace(vectors=())))
         return output
@@ -265,6 +267,11 @@ class _Collector(TorchFunctionMode):
     def result(self, model: str) -> dict[str, Moments]:
         if not self.inputs:
             raise ValueError(f"no weight of {model} was applied: run the model that is given, not a copy or a wrapper")
+        if self.gradients and not self.has_gradients:
+            raise ValueError(
+                f"gradients are not known inside of recurrent layers, and {model} applied no other weight: collect "
+                "without gradients=True"
+            )
         if self.gradients and not self.outputs:
             raise ValueError("no gradient came to any layer: the function must call backward() on a loss")
         found = {}

@@ -23,6 +23,7 @@ class Case:
         torch.manual_seed(0)
         self.dense = small_cnn().eval()
         self.small = factorize(copy.deepcopy(self.dense), ratio=0.7)
+        self.recurrent = nn.GRU(8, 8)
         self.stats = collect(self.dense, [X])
         self.folder = folder
         self.sgd = torch.optim.SGD(self.small.parameters(), lr=0.1)
@@ -39,6 +40,14 @@ def shared_stats(case: Case) -> dict[str, Moments]:
 WRONG = {
     # statistics
     "one batch instead of a list": (lambda c: collect(c.dense, X), TypeError, "an iterable of inputs, or a function"),
+    "a function of the batch": (
+        lambda c: collect(c.dense, lambda x: c.dense(x)), TypeError,
+        "takes no arguments and runs the model itself, as lambda: .model.x. for x in data.; this one needs x",
+    ),
+    "a function of a batch for batch norm": (
+        lambda c: recalibrate(c.dense, lambda x, y=1, *more, **named: c.dense(x)), TypeError,
+        "this one needs x$",
+    ),
     "no batch": (lambda c: collect(c.dense, []), ValueError, "batches is empty"),
     "a list of models": (lambda c: collect([c.dense], [X]), TypeError, "not a list; call it for each model"),
     "gradients of batches": (
@@ -47,6 +56,10 @@ WRONG = {
     ),
     "gradients without backward": (
         lambda c: collect(c.dense, lambda: c.dense(X), gradients=True), ValueError, "must call backward.. on a loss",
+    ),
+    "gradients inside of recurrent layers": (
+        lambda c: collect(c.recurrent, lambda: c.recurrent(X[0])[0].sum().backward(), gradients=True), ValueError,
+        "not known inside of recurrent layers, and nn.GRU applied no other weight: collect without gradients=True",
     ),
     "another model run": (lambda c: collect(c.dense, lambda: c.small(X)), ValueError, "run the model that is given"),
     "sums in half precision": (
