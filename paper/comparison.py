@@ -10,7 +10,7 @@ Every setting is trained alone and under a teacher. The first command makes that
 import json
 from dataclasses import dataclass
 
-from lab.cli import Parser
+from lab.cli import Parser, launch
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     """Print the list that the command line names."""
     name = build_parser().parse_args(argv).comparison
     print(json.dumps(COMPARISONS[name].commands(name), indent=1))
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper comparison")

@@ -6,7 +6,7 @@ python -m paper diff results/resnet20/plain-1.json results/resnet20/both-1.json
 from pathlib import Path
 from typing import Any
 
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, launch
 
 from .finished import Run, portable
 from .runs import find
@@ -55,3 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     rows = differences(the_run(args.a), the_run(args.b))
     print(text_table(("", "name", str(args.a), str(args.b)), rows, left=(1, 2, 3)) if rows else "they are equal")
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper diff")

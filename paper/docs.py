@@ -16,7 +16,7 @@ import shlex
 from pathlib import Path
 
 from lab.checkpoint import write_whole
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, launch
 
 from . import summary
 from .scripts import ROOT
@@ -87,3 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     if changed and args.check:
         raise UserError(f"tables differ from what the records give in {names}; python -m paper docs writes them anew")
     print(f"rewritten: {names}" if changed else "all tables are what the records give")
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper docs")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, launch
 
 from .cells import Cell, Comparison, budget_of, group, metric_curve
 from .charts import Line, Panel, draw
@@ -295,3 +295,7 @@ def write(panels: Sequence[Panel], path: Path) -> None:
         draw(panels, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper figures")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.checkpoint import write_whole
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, launch
 
 from .events import Curves, mean_over_layers
 from .finished import Run, portable
@@ -159,3 +159,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"without curves, as the run has no events: {target}")
     size = sum(map(len, texts.values())) / len(texts) / 1000
     print(f"kept {len(chosen)} runs in {', '.join(sorted({str(t.parent) for t in chosen}))}, {size:.0f} kB each")
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper keep")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lab.cli import Parser, number
+from lab.cli import Parser, launch, number
 
 from .charts import draw
 from .figures import course, learning_curves
@@ -128,3 +128,7 @@ def show(runs: dict[str, list[Run]], figure: Path) -> None:
     sure = [name for name in ("SI", "FD", "SI & FD") if paired_difference(final[name], final[PLAIN]).is_beyond_chance]
     verdict = f"The difference in accuracy to plain is beyond chance for: {', '.join(sure) or 'none of the three'}."
     print(EXPLANATION.format(figure=figure, verdict=verdict, steps=STEPS))
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper quickstart")

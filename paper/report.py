@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab.checkpoint import write_whole
-from lab.cli import Parser, UserError, number, printable
+from lab.cli import Parser, UserError, launch, number, printable
 
 from .events import Curves, curves_of_events
 from .figures import figures_of
@@ -221,3 +221,7 @@ def main(argv: list[str] | None = None, sleep: Callable[[float], object] = time.
         if not args.watch:
             return
         sleep(args.watch)
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper report")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lab.cli import Parser, UserError, printable
+from lab.cli import Parser, UserError, launch, printable
 
 from .reading import run_name
 from .runs import Found, find, places
@@ -64,3 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     if not rows:
         raise UserError("there is no such run; --help lists what can be asked for")
     print(text_table(("setting", "study", "seed", "status", "final", "metric", "where"), rows, left=(1, 3, 5, 6)))
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper results")

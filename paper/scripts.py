@@ -20,7 +20,7 @@ from string import Template
 
 from lab import ROOT
 from lab.checkpoint import write_whole
-from lab.cli import Parser, UserError, number
+from lab.cli import Parser, UserError, launch, number
 
 from .setting import Setting, Study
 from .studies import STUDIES
@@ -274,3 +274,7 @@ def main(argv: list[str] | None = None) -> None:
             print(done)
     if not found:
         raise UserError(f"no setting has a name like {args.only}")
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper scripts")

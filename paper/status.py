@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lab import ROOT
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, launch
 from lab.lock import is_held
 
 from .scripts import FOLDER, markers, read_manifest
@@ -141,3 +141,7 @@ def main(argv: list[str] | None = None) -> None:
             f"no script has been written for a name like {args.only}; write them with python -m paper scripts"
         )
     print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper status")

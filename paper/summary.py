@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.checkpoint import write_whole
-from lab.cli import Parser, UserError
+from lab.cli import Parser, UserError, launch
 
 from .cells import Cell, Comparison, group, sort_key
 from .finished import Run
@@ -224,3 +224,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"wrote {len(made)} tables to {args.out}")
     else:
         print(text)
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper table")

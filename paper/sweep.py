@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lab.checkpoint import write_whole
-from lab.cli import Parser, RunError, UserError, number, printable
+from lab.cli import Parser, RunError, UserError, launch, number, printable
 from lab.lock import Lock
 
 from .clusters import Local, Slurm, gpus
@@ -256,3 +256,7 @@ def tell(sweep: Sweep, view: View) -> None:
             f"{len(bad)} of {len(sweep.trials)} trials are not finished, see above; the same command tries them again"
         )
     view.say(f"all {len(sweep.trials)} trials are finished")
+
+
+if __name__ == "__main__":
+    launch(main, "python -m paper run")
