@@ -51,10 +51,14 @@ def find(paths: Iterable[Path], study: str | None = None) -> Found:
     """
     found = Found([], [], [])
     seen: set[tuple] = set()
+    looked: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise UserError(f"no such file or folder: {path}")
         for kind, place in _candidates(path):
+            if place.resolve() in looked:
+                continue
+            looked.add(place.resolve())
             try:
                 if kind == "unfinished":
                     found.unfinished.append(_unfinished(place))

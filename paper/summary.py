@@ -6,6 +6,7 @@ python -m paper table EigenDamage-Pytorch --format latex --out table.tex
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from .cells import Cell, Comparison, group, sort_key
 from .finished import Run
 from .method import ORDER, PLAIN
 from .published import PUBLISHED
+from .results import warn_of
 from .runs import Found, find, places
 from .selection import LAST, Section, add_flags, sections, selected
 from .tables import FORMS, Code, Spread, Table
@@ -212,10 +214,10 @@ def main(argv: list[str] | None = None) -> None:
     """Print, or write, the tables that the command line asks for."""
     args = build_parser().parse_args(argv)
     made, found = tables_asked_for(args)
-    text = "\n\n".join(FORMS[args.format](one) for one in made)
-    for path, why in found.passed:
-        text_of_it = f"passed over: {path} {why}"
-        print(text_of_it if args.out or args.format == "text" else f"% {text_of_it}")
+    text = FORMS[args.format](made)
+    # Forms that other programs read stand alone on standard output.
+    aside = None if args.out or args.format == "text" else sys.stderr
+    warn_of(found, lambda line: print(line, file=aside))
     if args.out:
         try:
             write_whole(args.out, lambda file: file.write(f"{text}\n".encode()))

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import math
+import re
 import statistics
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Table:
             return f"{value:,}"
         if value is None:
             return ""
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
     @property
     def texts(self) -> list[list[str]]:
@@ -137,19 +138,31 @@ def as_markdown(shown: Table) -> str:
     return "\n\n".join([body, *(["\n".join(shown.notes)] if shown.notes else [])])
 
 
-def as_csv(shown: Table) -> str:
-    """Return a table as CSV: means with all digits, deviations and half widths in columns of their own."""
-    beside = {Spread: "standard deviation", Difference: "half width of the 95 % interval"}
+def as_csv(shown: Sequence[Table]) -> str:
+    """Return tables as CSV: means with all digits, deviations and half widths in columns of their own.
+
+    Several are one, as programs read it: the first column has the title, the second what the rows are, and columns that
+    a table has not are empty.
+    """
+    rows = [row for one in shown for row in _rows_of_csv(one, len(shown) > 1)]
     written = io.StringIO()
-    columns: list[list[Any]] = []
-    for name, *values in zip(shown.header, *shown.rows):
-        kind = next((kind for value in values for kind in beside if isinstance(value, kind)), None)
-        parts = [_parts(value) for value in values]
-        columns.append([name, *(part[0] for part in parts)])
-        if kind:
-            columns.append([f"{name}, {beside[kind]}", *(part[1] for part in parts)])
-    csv.writer(written, lineterminator="\n").writerows(zip(*columns))
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(written, [*names] or shown[0].header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return written.getvalue().rstrip("\n")
+
+
+def _rows_of_csv(shown: Table, titled: bool) -> list[dict[str, Any]]:
+    """Return the rows by the names of columns, with the title in a column of its own if it is not to be a name."""
+    beside = {Spread: "standard deviation", Difference: "half width of the 95 % interval"}
+    rows: list[dict[str, Any]] = [{"table": shown.title} if titled else {} for _ in shown.rows]
+    for name, *values in zip(("row", *shown.columns) if titled else shown.header, *shown.rows):
+        kind = next((kind for value in values for kind in beside if isinstance(value, kind)), None)
+        for row, value in zip(rows, values):
+            row[name], other = _parts(value)
+            row |= {f"{name}, {beside[kind]}": other} if kind else {}
+    return rows
 
 
 def _parts(value: Any) -> tuple[Any, Any]:
@@ -161,7 +174,7 @@ def _parts(value: Any) -> tuple[Any, Any]:
     return "" if value is None else value, ""
 
 
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "--"} | {c: f"\\{c}" for c in "&%$#_{}"}
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$"} | {c: f"\\{c}" for c in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 
 
@@ -169,7 +182,8 @@ def as_latex(shown: Table) -> str:
     r"""Return a table as a LaTeX `tabular`, which needs `\usepackage{booktabs}`; notes are comments."""
 
     def line(texts: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(c, c) for c in text) for text in texts) + r" \\"
+        signed = ("−" + text[1:] if re.match(r"-[\d.]", text) else text for text in texts)  # a minus, no hyphen
+        return " & ".join("".join(_LATEX.get(c, c) for c in text) for text in signed) + r" \\"
 
     sides = "".join("l" if i in shown.words else "r" for i in range(len(shown.header)))
     rows = [line(row) for row in shown.texts]
@@ -196,7 +210,9 @@ def as_html(shown: Table) -> str:
     return f"<table class=sortable>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n{notes}"
 
 
-FORMS: dict[str, Callable[[Table], str]] = {
-    "text": as_text, "markdown": as_markdown, "csv": as_csv, "latex": as_latex
-}  # fmt: skip
-"""By the names that the command line has for them."""
+def _each(form: Callable[[Table], str]) -> Callable[[Sequence[Table]], str]:
+    return lambda tables: "\n\n".join(map(form, tables))
+
+
+FORMS = {"text": _each(as_text), "markdown": _each(as_markdown), "csv": as_csv, "latex": _each(as_latex)}
+"""What makes texts of tables, by the names that the command line has for them."""

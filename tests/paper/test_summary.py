@@ -15,8 +15,10 @@ from paper.cells import Comparison, group
 from paper.planned import plans_of
 from paper.runs import find
 from paper.selection import sections
+from paper.statistics import Difference
 from paper.studies import STUDIES
 from paper.summary import Options, table_of
+from paper.tables import FORMS, Table
 from tests.paper.samples import FD, SI, make_run
 
 PLAIN_LAST, SI_LAST = [70.0, 72.0, 71.0], [75.0, 79.0, 74.5]
@@ -204,3 +206,26 @@ def test_files(tree, capsys, tmp_path):
 def test_unknown_columns_are_refused():
     with pytest.raises(UserError, match="there is no column accuracy, only budget, trials"):
         Options(columns=("trials", "accuracy"))
+
+
+def test_csv_of_several_networks_is_one_table(tree, capsys, tmp_path):
+    """What is passed over is said elsewhere than in the table, and once if two of the folders hold it."""
+    make_run(tmp_path / "other/plain/1", {"arch": "resnet32"}, network="resnet32", decay_budget=None)
+    (tmp_path / "other/broken.json").write_text("{")
+    capsys.readouterr()
+    chosen = ["--format", "csv", "--columns", "trials", "last", "difference"]
+    summary.main(["pytorch_resnet_cifar10", "--from", str(tree), str(tmp_path / "other"), *chosen])
+    output, errors = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(output)))
+    assert {row["table"] for row in rows} == {"resnet20 on digits", "resnet32 on digits"}
+    assert all(None not in row and None not in row.values() for row in rows)  # each row has all columns, and no more
+    (other,) = [row for row in rows if row["table"] == "resnet32 on digits"]
+    assert [other[name] for name in ("row", "trials", "last (%)", "last against plain")] == ["plain", "1", "70.0", ""]
+    assert errors.startswith(f"passed over: {tmp_path / 'other/broken.json'} is not JSON (") and errors.count("\n") == 1
+
+
+def test_latex_has_no_character_that_means_something_there():
+    odd = Table("A_1 & 100 %", ("#$^~\\{}",), (("x\ny <b>", Difference(-1.5, 0.25)),), ("note",))
+    header, row = FORMS["latex"]([odd]).splitlines()[2:5:2]
+    assert header == r"A\_1 \& 100 \% & \#\$\textasciicircum{}\textasciitilde{}\textbackslash{}\{\} \\"
+    assert row == r"x\textbackslash{}ny \textless{}b\textgreater{} & $-$1.50 $\pm$ 0.25 \\"
