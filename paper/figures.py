@@ -20,7 +20,7 @@ from .cells import Cell, Comparison, budget_of, group, metric_curve
 from .charts import Line, Panel, draw
 from .events import Curves
 from .finished import Run
-from .method import PLAIN, is_of_normalization
+from .method import PLAIN, is_of_normalization, is_student
 from .results import warn_of
 from .runs import find, places
 from .scripts import ROOT
@@ -108,8 +108,12 @@ def learning_curves(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
     """Return the panels of training loss and of the metric after each epoch, of the trials of each method."""
     first = next(iter(runs.values()))[0]
     logged = {name: [{**run.curves, "metric": metric_curve(run)} for run in trials] for name, trials in runs.items()}
-    panels = (course(logged, "train/loss", "training loss", 1 + _before(first)), course(logged, "metric", first.metric))
-    return [panel for panel in panels if panel]
+    # A student's loss is another one: that of the labels and that of the transfer together.
+    taught = {name: curves for name, curves in logged.items() if is_student(name)}
+    others = {name: curves for name, curves in logged.items() if name not in taught}
+    panels = [course(others, "train/loss", "training loss", 1 + _before(first))]
+    panels += [course(taught, "train/loss", "training loss with the transfer's", 1 + _before(first))]
+    return [panel for panel in (*panels, course(logged, "metric", first.metric)) if panel]
 
 
 def norms(runs: Mapping[str, Sequence[Run]]) -> list[Panel]:

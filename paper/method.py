@@ -8,6 +8,7 @@ PLAIN = "plain"
 ORDER = ("dense", PLAIN, "CRS", "SI", "FD", "SI & FD")
 """In which methods are shown; others follow."""
 
+_STUDENT = ", student"
 _FORMS = {"lin": "", "qk": "_quekey", "ov": "_outval"}  # of a Transformer, with the ends of their flags
 
 
@@ -37,7 +38,12 @@ def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
         text = f"dense, {text}" if text else "dense"
     elif arguments.get("square"):
         text = f"deep {text}"
-    return f"{text}, student" if arguments.get("mode") == "student" else text
+    return f"{text}{_STUDENT}" if arguments.get("mode") == "student" else text
+
+
+def is_student(method: str) -> bool:
+    """Return whether a method is one of what learns from a teacher."""
+    return method.endswith(_STUDENT)
 
 
 def _forms(arguments: Mapping[str, Any], switch: str, dense: bool) -> str | None:

@@ -13,7 +13,8 @@ from .events import Curves
 
 STYLE = """
 :root { color-scheme: light; --line: #d7d7d7; --soft: #f5f5f5; --link: #0b57a4 }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; margin: 0 auto; max-width: 1200px; padding: 1.5rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; margin: 0 auto; max-width: 1500px; padding: 1.5rem }
+p { max-width: 1100px }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem } h3 { font-size: 1rem }
 nav a { margin-right: 1rem } a { color: var(--link) } .note { color: #555; margin: .3rem 0; font-size: .87rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums }

@@ -202,3 +202,15 @@ def test_kinds_of_layers_stand_beside_each_other(tmp_path):
         re.S,
     )
     assert heights and len(heights) % 2 == 0 and heights[: len(heights) // 2] == heights[len(heights) // 2 :]
+
+
+def test_what_students_lose_has_a_panel_of_its_own(tmp_path):
+    """It is another loss than that of the others, with which it has no axis in common."""
+    for name, mode in (("taught", "student"), ("alone", "teacher")):
+        make_run(tmp_path / f"{name}/1", {"mode": mode}, seed=1)
+    runs = {run.method: [run] for run in find([tmp_path]).runs}
+    panels = {panel.title: [line.name for line in panel.lines] for panel in figures.learning_curves(runs)}
+    assert panels == {
+        "training loss": ["plain"], "training loss with the transfer's": ["plain, student"],
+        "validation accuracy (%)": ["plain", "plain, student"],
+    }  # fmt: skip
