@@ -140,6 +140,8 @@ class Slurm:
     room = 1_000_000
 
     def __init__(self, folder: Path, jobs: int, options: dict[str, Any]):
+        if "%" in str(folder):
+            raise UserError(f"{folder}: Slurm reads a % in names of files as its own; use another --results")
         try:
             self._executor = _submitit().SlurmExecutor(folder, max_num_timeout=_PARTS)
         except RuntimeError:

@@ -58,9 +58,14 @@ def read_record(path: Path) -> Run:
         raise Unreadable("is no record of a run: it has no field record")
     if content["record"] != FORMAT:
         raise Unreadable(f"is a record of format {content['record']!r}, and this version reads format {FORMAT} only")
-    parts = {"results": dict, "arguments": dict, "name": str, "curves": list}
-    for name, kind in parts.items():
-        if not isinstance(content.get(name), kind):
+    content = {"setting": None, "evaluation": None, **content}
+    nothing = type(None)
+    parts: dict[str, tuple[type, ...]] = {
+        "results": (dict,), "arguments": (dict,), "name": (str,), "curves": (list,), "setting": (str, nothing),
+        "evaluation": (dict, nothing),
+    }  # fmt: skip
+    for name, kinds in parts.items():
+        if not isinstance(content.get(name), kinds):
             raise Unreadable(f"is damaged: its {name} is missing or of the wrong kind")
     curves: Curves = {}
     try:
@@ -73,8 +78,8 @@ def read_record(path: Path) -> Run:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise error if isinstance(error, Unreadable) else Unreadable("is damaged: its curves are no numbers") from None
     return Run(
-        path, _checked(content["results"]), content["arguments"], content["name"], content.get("setting"),
-        evaluation=content.get("evaluation") or {}, read_curves=lambda: curves,
+        path, _checked(content["results"]), content["arguments"], content["name"], content["setting"],
+        evaluation=content["evaluation"] or {}, read_curves=lambda: curves,
     )  # fmt: skip
 
 

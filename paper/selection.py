@@ -62,7 +62,8 @@ def selected(args: argparse.Namespace, found: Found) -> tuple[list[Run], list[Pl
             if fnmatchcase(setting.name, args.only):
                 plans += plans_of(study, setting)
     if not runs and not plans:
-        raise UserError(f"no run and no setting of {args.study} is named like {args.only}")
+        passed = "".join(f"; passed over: {path} {why}" for path, why in found.passed[:3])
+        raise UserError(f"no run and no setting of {args.study} is named like {args.only}{passed}")
     for name in args.by if runs else ():
         if not any(name in fields_of(run) or run.value(name) is not None for run in runs):
             raise UserError(f"no run has {name}; --by takes {', '.join(FIELDS)}, arm, and any argument or result")

@@ -46,6 +46,7 @@ def paired_difference(values: Sequence[float], base: Sequence[float], confidence
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
-    """Return the mean, with the standard deviation if there are several values."""
-    spread = f" ± {numpy.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{numpy.mean(values):.{digits}f}{spread}"
+    """Return the mean, with the standard deviation if there are several values; four digits of what has diverged."""
+    form = f".{digits}f" if max(map(abs, values)) < 1e6 else ".4g"
+    spread = f" ± {numpy.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{numpy.mean(values):{form}}{spread}"

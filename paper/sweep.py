@@ -170,6 +170,8 @@ def main(argv: list[str] | None = None) -> None:
     changes = pairs("--set", args.changes)
     if changes and not args.results:
         raise UserError("--set changes the runs, so say with --results DIR where their results belong")
+    if args.quick and args.additions:
+        raise UserError("--additions has no effect with --quick, which has settings of the paper's grid alone")
     quick = QUICK[study.folder] if args.quick else None
     whole = study.settings + (study.additions if args.additions else ())
     everything = quick.settings(study) if quick else whole

@@ -164,6 +164,12 @@ def test_more_than_a_node_has_is_refused_in_one_line(home, flag, value):
     assert calls(home) == []
 
 
+def test_a_folder_whose_name_slurm_reads_as_something_else_is_refused(home, tmp_path):
+    with pytest.raises(UserError, match="50%j/.sweep: Slurm reads a % in names"):
+        run("--only", DENSE, "--results", str(tmp_path / "50%j"))
+    assert not (tmp_path / "50%j").exists()
+
+
 def test_what_slurm_refuses_is_said_in_one_line(home):
     with pytest.raises(UserError, match="does not take the jobs: Invalid --mail-type specification$"):
         run("--only", DENSE, "--sbatch", "mail-type=nobody")

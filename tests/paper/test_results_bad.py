@@ -1,6 +1,7 @@
 """Bad input to the commands over results: one line that says what is wrong, and nothing lost."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,18 @@ def test_mistakes(tmp_path, monkeypatch, case):
     with pytest.raises(UserError, match=message):
         command.main(arguments)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("part", "value"), [
+    ("setting", 5), ("setting", ["a"]), ("evaluation", "x"), ("evaluation", [1]), ("name", None), ("curves", {}),
+])  # fmt: skip
+def test_a_part_of_a_record_of_the_wrong_kind(tmp_path, part, value):
+    """Where nothing else is there, the line of a table or figure says why."""
+    path = write(tmp_path / "records/r.json", record(tmp_path, **{part: value}))
+    why = f"{re.escape(str(path))} is damaged: its {part} is missing or of the wrong kind$"
+    with pytest.raises(UserError, match=why):
+        summary.main([STUDY, "--from", str(path.parent)])
+    with pytest.raises(UserError, match=why):
+        figures.main([STUDY, "--from", str(path.parent), "--out", str(tmp_path / "out")])
+    with pytest.raises(UserError, match=why):
+        report.main([str(path.parent), "-o", str(tmp_path / "page.html")])

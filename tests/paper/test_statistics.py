@@ -34,3 +34,8 @@ def test_one_pair_says_nothing():
 def test_mean_and_spread():
     assert mean_and_spread([1.0, 3.0]) == "2.0 ± 1.4"
     assert mean_and_spread([1.0], 2) == "1.00"
+
+
+def test_numbers_that_have_diverged_stay_short():
+    assert mean_and_spread([999_999.0], 2) == "999999.00"
+    assert mean_and_spread([1e30, 3e30], 2) == "2e+30 ± 1.414e+30"

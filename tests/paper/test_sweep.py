@@ -224,3 +224,8 @@ class StandIn:
 
     def waiting(self, handle: str) -> str | None:
         return "Priority" if handle == "c" else None
+
+
+def test_a_flag_without_effect_is_refused(home):
+    with pytest.raises(UserError, match="--additions has no effect with --quick"):
+        run("--quick", "--additions", "--dry-run")
