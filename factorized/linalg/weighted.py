@@ -114,7 +114,7 @@ class _Metric:
         return torch.addmm(columns, self.values, columns, beta=_RIDGE, alpha=self.scale)
 
     def gram(self, X: Tensor) -> Tensor:
-        """Return `X A X^T`, (m, m), of `X` (m, n)."""
+        """Return `X A X^T`, (m, m), of `X` (m, n); the lower triangle counts, which is all that decompositions read."""
         if self.values.dim() == 1 or X.device.type != "cpu":
             return self.times(X.mT).mT @ X.mT
         # With the lower triangle T of A and half of its diagonal, A = T + T^T: half the work of `X A`, and no copies.
@@ -122,8 +122,7 @@ class _Metric:
         trmm, syr2k = scipy.linalg.get_blas_funcs(("trmm", "syr2k"), (columns,))
         half = torch.from_numpy(trmm(self.scale, lower, columns, lower=1)).mT  # X T^T
         half.addcmul_(X, self.diagonal() * self.scale - _RIDGE, value=-0.5)
-        gram = torch.from_numpy(syr2k(1.0, columns, half.mT.numpy(), trans=1, lower=1))
-        return gram + gram.tril(-1).mT
+        return torch.from_numpy(syr2k(1.0, columns, half.mT.numpy(), trans=1, lower=1))
 
 
 def _measured(
@@ -165,7 +164,7 @@ def _leading(X: Tensor, A: _Metric, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _small_gram(X: Tensor, A: _Metric) -> tuple[Tensor, Tensor | None]:
-    """Return `B B^T` of `B = X A^1/2`, or `B^T B` and `B` where that is smaller."""
+    """Return `B B^T` of `B = X A^1/2`, its lower triangle at least, or `B^T B` and `B` where that is smaller."""
     m, n = X.shape
     if m <= n:
         return A.gram(X), None
