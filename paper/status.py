@@ -125,20 +125,22 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Print the states of the runs that the command line names."""
     args = build_parser().parse_args(argv)
-    lines = []
+    lines, any_jobs = [], False
     for study in (STUDIES[name] for name in dict.fromkeys(args.study)):
         scripts = (args.out.resolve() if args.out else ROOT) / study.folder / FOLDER
         jobs = [job for job in read_manifest(scripts) if fnmatchcase(job["name"], args.only)]
+        any_jobs |= bool(jobs)
         if args.results and not (ROOT / study.folder / args.results).is_dir():
             continue
         found = list(runs_of(study, jobs, args.results))
         if found:
             lines += table(found, args.all) + [f"{study.folder}: {_count(found).strip()}"]
-    if not lines and args.results:
+    if not lines and args.results and any_jobs:
         raise UserError(f"no study has a folder {args.results} with results; a relative path starts at its folder")
     if not lines:
         raise UserError(
-            f"no script has been written for a name like {args.only}; write them with python -m paper scripts"
+            f"no script has been written for a name like {args.only}; write them with python -m paper scripts; "
+            "python -m paper results lists runs without them"
         )
     print("\n".join(lines))
 

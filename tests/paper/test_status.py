@@ -87,6 +87,9 @@ def test_results_elsewhere(home, capsys, tmp_path):
 
 
 def test_mistakes(home):
+    for where in ("results", str(home)):  # that the folder is there does not help
+        with pytest.raises(UserError, match="no script has been written for a name like nothing"):
+            status.main(["--only", "nothing", "--results", where])
     with pytest.raises(UserError, match="no script has been written for a name like nothing"):
         status.main(["--only", "nothing"])
     manifest = home / "generated-scripts" / "manifest.json"
