@@ -17,8 +17,9 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; margin: 0 auto; max
 p { max-width: 1100px }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem } h3 { font-size: 1rem }
 nav a { margin-right: 1rem } a { color: var(--link) } .note { color: #555; margin: .3rem 0; font-size: .87rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: right; white-space: nowrap }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; margin: .5rem 0; font-size: .92em; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .5rem; text-align: right; white-space: nowrap }
 th.words, td.words, .pairs td, .pairs th { text-align: left } thead th { border-bottom: 2px solid #888 }
 th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--link) }
 th[aria-sort=ascending] button::after { content: " \\25B2" }
