@@ -24,6 +24,8 @@ _STYLES: tuple[tuple[str, Any, str, str], ...] = (
     ("#7F7F7F", (0, (8, 2, 1, 2)), "*", "#5F5F5F"),
 )
 _OF_METHODS = {name: _STYLES[index] for index, name in enumerate(("dense", "plain", "SI", "FD", "SI & FD"))}
+_COLUMNS = 3
+"""Panels beside each other."""
 _THIN = "deep "
 """What the names of lines begin with that look like the rest of their name, but thin and with hollow marks."""
 
@@ -95,23 +97,30 @@ def styles(names: Iterable[str]) -> dict[str, tuple[str, Any, str, str]]:
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
-    """Draw panels side by side into `path`, a PNG file, and beside it the same as SVG."""
+    """Draw panels side by side, in rows of three, into `path`, a PNG file, and beside it the same as SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
-    style = styles(line.name for panel in panels for line in panel.lines)
+    names = {panel: [line.name for line in panel.lines] for panel in panels}
+    every = styles(itertools.chain(*names.values()))
+    # One style a name in all panels, unless there are more names than styles.
+    style = {panel: every if len(every) <= len(_STYLES) else styles(names[panel]) for panel in panels}
+    columns = min(len(panels), _COLUMNS)
+    rows = -(-len(panels) // columns)
     # Text stays text, and the same numbers give the same bytes.
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "factorized", "font.size": 9}):
         figure, axes = pyplot.subplots(
-            1, len(panels), figsize=(5.0 * len(panels), 3.9), squeeze=False, layout="constrained",
+            rows, columns, figsize=(5.0 * columns, 3.9 * rows), squeeze=False, layout="constrained",
             sharey=all(panel.alike for panel in panels),
         )  # fmt: skip
-        for axis, panel in zip(axes[0], panels):
-            (_draw_points if panel.points else _draw_courses)(axis, panel, style)
-        for axis, panel in zip(axes[0], panels):
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        for axis, panel in zip(axes.flat, panels):
+            (_draw_points if panel.points else _draw_courses)(axis, panel, style[panel])
+        for axis, panel in zip(axes.flat, panels):
             axis.set_title(panel.title, fontsize=10, loc="left")
             axis.set_xlabel(panel.x_label)
             if panel.logarithmic:
@@ -123,7 +132,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
-            _name(axis, panel, style)
+            _name(axis, panel, style[panel])
         for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             save = partial(figure.savefig, format=form, dpi=120, metadata=metadata)
             write_whole(path.with_suffix(f".{form}"), save)

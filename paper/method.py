@@ -55,6 +55,14 @@ def _forms(arguments: Mapping[str, Any], switch: str, dense: bool) -> str | None
     return "" if on == there else f" ({', '.join(on)})"
 
 
+def start_of(method: str) -> str:
+    """Return how the factors of a method start, in its own word; `dense` of those that have none."""
+    if method.startswith("dense"):
+        return "dense"
+    first = method.partition(" & ")[0]
+    return first if first.startswith("SI") else "random start"
+
+
 def is_of_normalization(method: str) -> bool:
     """Return whether a method is an arm of the normalization experiment other than Frobenius decay itself."""
     return "no decay" in method or "imposed norms" in method

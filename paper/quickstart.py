@@ -17,9 +17,9 @@ from tqdm import tqdm
 from lab.cli import Parser, launch, number
 
 from .charts import draw
-from .figures import course, learning_curves
 from .finished import Run
 from .method import PLAIN
+from .panels import course, learning_curves
 from .report import page_about, write
 from .runs import Found, find
 from .selection import sections

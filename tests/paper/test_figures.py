@@ -1,9 +1,12 @@
 """Figures of runs: what they show, and that names do not lie on each other."""
 
 import argparse
+import itertools
 import re
+import struct
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -12,7 +15,9 @@ from lab.cli import UserError
 from paper import figures
 from paper.cells import group
 from paper.charts import Line, Panel, _apart, draw, styles
-from paper.figures import against, course, facets, gain_of_frobenius
+from paper.method import method_of
+from paper.panels import against, course, gain_of_frobenius
+from paper.parts import by_start, facets
 from paper.runs import find
 from paper.selection import sections
 from tests.paper.samples import FD, SI, make_run
@@ -108,6 +113,24 @@ def test_the_normalization_experiment_has_figures_of_its_own(tree, tmp_path):
         assert {"plain", "FD"} <= usual and not usual & set(NORMALIZATION)
 
 
+FORMS = {"lin": "", "qk": "_quekey", "ov": "_outval"}
+
+
+def test_many_methods_are_in_parts_by_their_start():
+    """All forms of a Transformer's methods are too many lines for one panel; the dense network is with each part."""
+    starts, decays = [(), ("lin",), ("lin", "qk", "ov")], [(), ("lin",), ("ov",), ("lin", "qk", "ov")]
+    cells = [SimpleNamespace(method="dense")]
+    for start, decay in itertools.product(starts, decays):
+        arguments = {f"spectral{end}": form in start for form, end in FORMS.items()}
+        arguments |= {f"wd2fd{end}": form in decay for form, end in FORMS.items()}
+        cells.append(SimpleNamespace(method=method_of({"method": "low-rank"}, arguments)))
+    parts = by_start(cells)
+    assert list(parts) == ["dense", "random start", "SI (lin)", "SI"]
+    assert [cell.method for cell in parts["random start"]] == ["dense", "plain", "FD (lin)", "FD (ov)", "FD"]
+    assert {len(members) for members in parts.values()} == {1, 5}
+    assert list(by_start(cells[:8])) == [""] and by_start([]) == {}
+
+
 def test_only_arms_of_the_normalization_experiment(tmp_path):
     make_run(tmp_path / "runs/none/1", {**FD, "no_frob": True})
     figures.main(["pytorch_resnet_cifar10", "--from", str(tmp_path / "runs"), "--out", str(tmp_path)])
@@ -167,6 +190,13 @@ def test_files(tmp_path):
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}  # equal numbers, equal bytes
     svg = (tmp_path / "figure.svg").read_text()
     assert "two &lt;b&gt;" in svg and not re.search(r"\d{4}-\d\d-\d\dT", svg)
+
+
+def test_panels_are_in_rows_of_three(tmp_path):
+    for count, (width, height) in {2: (1200, 468), 3: (1800, 468), 5: (1800, 936)}.items():
+        draw([Panel(str(number), "x", (Line("a", (1.0,), ((1.0,),)),)) for number in range(count)], tmp_path / "a.png")
+        assert struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24]) == (width, height)
+        assert {str(number) for number in range(count)} <= texts_of(tmp_path / "a.svg")
 
 
 def test_nothing_to_draw(tmp_path):
