@@ -26,13 +26,13 @@ folder = Path(sys.argv[sys.argv.index("--save-dir") + 1])
 Lock(folder)
 names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 call = {"argv": sys.argv[1:], "folder": str(folder), **{name: os.environ.get(name) for name in names}}
-with open(os.environ["CALLS"], "a") as file:
-    file.write(json.dumps(call) + "\\n")
-print("first line")
-print("training", folder, flush=True)
-if os.environ.get("FAIL", "?") in str(folder):
-    sys.exit("last words")
-try:
+try:  # from here on a test may interrupt
+    with open(os.environ["CALLS"], "a") as file:
+        file.write(json.dumps(call) + "\\n")
+    print("first line")
+    print("training", folder, flush=True)
+    if os.environ.get("FAIL", "?") in str(folder):
+        sys.exit("last words")
     while "GO" in os.environ and not os.path.exists(os.environ["GO"]):
         time.sleep(0.02)
 except KeyboardInterrupt:

@@ -18,8 +18,8 @@ print(input(), "torch" in sys.modules, file=sys.stderr)
 if "fail" in sys.argv:
     raise RuntimeError("no")
 if "wait" in sys.argv:
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         sys.exit(130)
