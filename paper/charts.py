@@ -11,6 +11,8 @@ import numpy
 
 from lab.checkpoint import write_whole
 
+from .method import DEEP
+
 # Okabe and Ito's colours, which the colour-blind can tell apart; dashes and marks tell them apart without colour. The
 # last is the colour of the name, which must be darker than a line where that is light.
 _STYLES: tuple[tuple[str, Any, str, str], ...] = (
@@ -26,8 +28,6 @@ _STYLES: tuple[tuple[str, Any, str, str], ...] = (
 _OF_METHODS = {name: _STYLES[index] for index, name in enumerate(("dense", "plain", "SI", "FD", "SI & FD"))}
 _COLUMNS = 3
 """Panels beside each other."""
-_THIN = "deep "
-"""What the names of lines begin with that look like the rest of their name, but thin and with hollow marks."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Line:
     @property
     def is_thin(self) -> bool:
         """Return whether the line looks like another one, but thin."""
-        return self.name.startswith(_THIN)
+        return self.name.startswith(DEEP)
 
     @property
     def means(self) -> list[float]:
@@ -91,7 +91,7 @@ class Panel:
 def styles(names: Iterable[str]) -> dict[str, tuple[str, Any, str, str]]:
     """Return the styles of lines: those of the paper's methods are always the same, and black is the dense one's."""
     names = list(dict.fromkeys(names))
-    known = {name: _OF_METHODS.get(name.removeprefix(_THIN)) for name in names}
+    known = {name: _OF_METHODS.get(name.removeprefix(DEEP)) for name in names}
     free = itertools.cycle([style for style in _STYLES[1:] if style not in known.values()] or _STYLES[1:])
     return {name: known[name] or next(free) for name in names}
 

@@ -8,6 +8,8 @@ PLAIN = "plain"
 ORDER = ("dense", PLAIN, "CRS", "SI", "FD", "SI & FD")
 """In which methods are shown; others follow."""
 
+DEEP = "deep "
+"""What the names of methods with a middle factor begin with."""
 _STUDENT = ", student"
 _FORMS = {"lin": "", "qk": "_quekey", "ov": "_outval"}  # of a Transformer, with the ends of their flags
 
@@ -37,7 +39,7 @@ def method_of(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     if dense:
         text = f"dense, {text}" if text else "dense"
     elif arguments.get("square"):
-        text = f"deep {text}"
+        text = f"{DEEP}{text}"
     return f"{text}{_STUDENT}" if arguments.get("mode") == "student" else text
 
 
@@ -56,11 +58,14 @@ def _forms(arguments: Mapping[str, Any], switch: str, dense: bool) -> str | None
 
 
 def start_of(method: str) -> str:
-    """Return how the factors of a method start, in its own word; `dense` of those that have none."""
+    """Return how the factors of a method start, in its own word; `dense` and `pruned` of those that have no factors."""
     if method.startswith("dense"):
         return "dense"
-    first = method.partition(" & ")[0]
-    return first if first.startswith("SI") else "random start"
+    first = method.removesuffix(_STUDENT).removeprefix(DEEP).partition(" & ")[0]
+    if first.startswith("SI"):
+        return first
+    is_factorized = first.startswith((PLAIN, "CRS", "FD", "L2", "no decay", "imposed norms"))
+    return "random start" if is_factorized else "pruned"
 
 
 def is_of_normalization(method: str) -> bool:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .cells import Cell
 from .finished import Run
-from .method import is_of_normalization, start_of
+from .method import DEEP, is_of_normalization, start_of
 
 SIZES = ("rank scale", "target ratio")
 _MOST = 8
-"""Methods whose lines can be told apart in one panel."""
+"""Methods whose lines can be told apart in one panel, deep ones aside, which look like the others, but thin."""
 
 
 def facets(cells: Sequence[Cell], aside: Sequence[str]) -> Iterator[tuple[dict[str, str], list[Cell]]]:
@@ -58,7 +58,7 @@ def experiments(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
 
 def by_start(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """Return the cells by how their factors start if they have too many methods for one panel, else all as ""."""
-    if len({cell.method for cell in cells}) <= _MOST:
+    if len({cell.method.removeprefix(DEEP) for cell in cells}) <= _MOST:
         return {"": list(cells)} if cells else {}
     starts = dict.fromkeys(start_of(cell.method) for cell in cells)
     return {start: [cell for cell in cells if cell.method == "dense" or start_of(cell.method) == start]

@@ -15,7 +15,7 @@ from lab.cli import UserError
 from paper import figures
 from paper.cells import group
 from paper.charts import Line, Panel, _apart, draw, styles
-from paper.method import method_of
+from paper.method import method_of, start_of
 from paper.panels import against, course, gain_of_frobenius
 from paper.parts import by_start, facets
 from paper.runs import find
@@ -129,6 +129,21 @@ def test_many_methods_are_in_parts_by_their_start():
     assert [cell.method for cell in parts["random start"]] == ["dense", "plain", "FD (lin)", "FD (ov)", "FD"]
     assert {len(members) for members in parts.values()} == {1, 5}
     assert list(by_start(cells[:8])) == [""] and by_start([]) == {}
+    deep = [SimpleNamespace(method=f"deep {method}") for method in GRID]
+    assert list(by_start([*cells[:8], *deep[:1]])) == [""]  # which looks like plain, but thin
+
+
+@pytest.mark.parametrize(
+    ("method", "start"),
+    [
+        ("dense, SI", "dense"), ("deep SI & FD", "SI"), ("deep plain", "random start"), ("SI, student", "SI"),
+        ("SI (qk, ov) & FD (lin)", "SI (qk, ov)"), ("CRS, student", "random start"),
+        ("L2 & imposed norms", "random start"),
+        ("c-obd", "pruned"), ("eigendamage-separable", "pruned"),
+    ],
+)  # fmt: skip
+def test_the_start_of_a_method(method, start):
+    assert start_of(method) == start
 
 
 def test_only_arms_of_the_normalization_experiment(tmp_path):
