@@ -129,6 +129,18 @@ def check_free(target: Path, run: Run) -> None:
         )
 
 
+def _missing(run: Run) -> str:
+    """Return what is missing of the run's curves, "" if nothing is; a damaged event file is read up to the damage."""
+    if not run.curves:
+        return "without curves, as the run has no events"
+    last = max((steps[-1] for steps, _ in run.curves.values() if steps), default=0)
+    epochs = run.results["epochs"]
+    # The image trainers count epochs from 0, the translator from 1.
+    if isinstance(epochs, int | float) and last < epochs - 1:
+        return f"with curves that do not reach the last of {epochs} epochs, as events are lost or damaged"
+    return ""
+
+
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="python -m paper keep", description=__doc__.splitlines()[0])
@@ -155,8 +167,8 @@ def main(argv: list[str] | None = None) -> None:
     for line in said:
         print(line)
     for target, run in chosen.items():
-        if not run.curves:
-            print(f"without curves, as the run has no events: {target}")
+        if missing := _missing(run):
+            print(f"{missing}: {target}")
     size = sum(map(len, texts.values())) / len(texts) / 1000
     print(f"kept {len(chosen)} runs in {', '.join(sorted({str(t.parent) for t in chosen}))}, {size:.0f} kB each")
 

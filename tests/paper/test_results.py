@@ -45,6 +45,17 @@ def test_a_record_gives_what_its_run_gives(tmp_path, capsys):
     assert len(find([tmp_path]).runs) == 1  # a run and its record count once
 
 
+def test_damaged_events_are_not_kept_silently(tmp_path, capsys):
+    folder = make_run(tmp_path / "runs/plain/1")
+    assert "curves" not in printed(capsys, keep, folder, "--to", tmp_path / "kept")
+    (events,) = folder.glob("events.out.*")
+    events.write_bytes(events.read_bytes()[: events.stat().st_size // 2])
+    short = "with curves that do not reach the last of 4 epochs, as events are lost or damaged"
+    assert f"{short}: {tmp_path}/kept/plain-1.json\n" in printed(capsys, keep, folder, "--to", tmp_path / "kept")
+    events.unlink()
+    assert "without curves, as the run has no events" in printed(capsys, keep, folder, "--to", tmp_path / "kept")
+
+
 def test_single_layers_are_averaged():
     curves = {"layers/a/norm": ([0, 1], [1.0, 2.0]), "layers/b/norm": ([0, 1], [3.0, 6.0]), "x/y/z": ([0], [1.0])}
     others = {"train_loss": ([0], [3.0]), "layers": ([0], [4.0])}
