@@ -1,5 +1,6 @@
 """What a run has logged over its epochs."""
 
+import logging
 from pathlib import Path
 
 from lab.cli import UserError
@@ -18,6 +19,8 @@ def curves_of_events(folder: Path) -> Curves:
 
     if not any(folder.glob("events.out.*")):
         return {}
+    # A resumed run has logged some steps twice; the later ones count, and it would warn of the others.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     try:
         events.Reload()

@@ -7,6 +7,7 @@ import pytest
 
 from lab.cli import UserError
 from lab.lock import Lock
+from lab.record import Record
 from paper import diff, keep, reading, results
 from paper.method import method_of
 from paper.runs import find
@@ -54,6 +55,18 @@ def test_damaged_events_are_not_kept_silently(tmp_path, capsys):
     assert f"{short}: {tmp_path}/kept/plain-1.json\n" in printed(capsys, keep, folder, "--to", tmp_path / "kept")
     events.unlink()
     assert "without curves, as the run has no events" in printed(capsys, keep, folder, "--to", tmp_path / "kept")
+
+
+def test_of_a_resumed_run_the_later_steps_are_kept_silently(tmp_path, caplog):
+    folder = make_run(tmp_path / "runs/plain/1", curve=[20.0, 40.0, 50.0])
+    record = Record(folder, is_main=True, first_epoch=2)
+    for step, value in (2, 71.0), (3, 70.0):
+        record.scalars({"valid/accuracy": value}, step)
+    record.close()
+    keep.main([str(folder), "--to", str(tmp_path / "kept")])
+    assert not caplog.records
+    (kept,) = find([tmp_path / "kept"]).runs
+    assert kept.curves["valid/accuracy"] == ([0, 1, 2, 3], [20.0, 40.0, 71.0, 70.0])
 
 
 def test_single_layers_are_averaged():
