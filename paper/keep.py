@@ -14,6 +14,7 @@ from typing import Any
 from lab.checkpoint import write_whole
 from lab.cli import Parser, UserError, launch
 
+from .cells import metric_curve
 from .events import Curves, mean_over_layers
 from .finished import Run, portable
 from .reading import FORMAT, Unreadable, read_record
@@ -133,10 +134,8 @@ def _missing(run: Run) -> str:
     """Return what is missing of the run's curves, "" if nothing is; a damaged event file is read up to the damage."""
     if not run.curves:
         return "without curves, as the run has no events"
-    last = max((steps[-1] for steps, _ in run.curves.values() if steps), default=0)
-    epochs = run.results["epochs"]
-    # The image trainers count epochs from 0, the translator from 1.
-    if isinstance(epochs, int | float) and last < epochs - 1:
+    (trained, _), epochs = metric_curve(run), run.results["epochs"]
+    if max(trained, default=0) < epochs:
         return f"with curves that do not reach the last of {epochs} epochs, as events are lost or damaged"
     return ""
 
